@@ -1,0 +1,238 @@
+"""The messages of a fleet: frozen values that check themselves, no bytes and no I/O.
+
+Letters: D devices, L labels, P parameters, r round. "Logits" are softmax outputs, as in the FD paper
+(arXiv 1811.11479, section 2): every row is a probability vector over the L labels.
+
+The codec (bytes <-> message) is `edge.wire.codec`, the coded logits are `edge.wire.rows`, the topics are
+`edge.wire.topics`. A `ValueError` from a constructor here means: this message must never reach the wire.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.wire.rows import CodedRows
+
+UintArray: TypeAlias = NDArray[np.uint32]
+FloatArray: TypeAlias = NDArray[np.float32]
+
+DIGEST_BYTES = 8
+"""Bytes of a SHA-256 digest that name a program or a label schema on the wire."""
+
+
+class Method(IntEnum):
+    """What a run exchanges. The number is the wire's."""
+
+    ALONE = 0
+    """Nothing: the rounds are only a common clock."""
+    FL = 1
+    """Parameters (FedAvg, arXiv 1602.05629)."""
+    FD = 2
+    """Mean logits per ground-truth label (arXiv 1811.11479, Algorithm 1)."""
+
+
+class Order(IntEnum):
+    """What the aggregator may ask of one device."""
+
+    REBIRTH = 1
+    STOP = 2
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _uint32(value: int) -> bool:
+    return 0 <= value < 2**32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One round, whole: what to do, and what came out of the round before. Retained on the broker.
+
+    A device that hears only this message can join. Round `rounds` is the last: it carries the result and
+    asks for no more work. For FD, `logits[l]` is the mean over the `contributors[l]` devices whose rows of
+    round `round - 1` counted, the own row *included*: each device takes its own row out
+    (`edge.methods.fd.leave_one_out`).
+    """
+
+    run: int
+    """Number of the run, uint32."""
+    round: int
+    """0-based; equal to `rounds` when the run is over."""
+    rounds: int
+    method: Method
+    steps: int
+    """Local steps K a round."""
+    seed: int
+    """uint32; with device, round and purpose it seeds every random stream."""
+    lr: float
+    """Learning rate; float32 on the wire."""
+    gamma: float
+    """Weight of the distillation term; float32 on the wire."""
+    bits: int
+    """Of a coded logit, both directions: 32 or 16 (IEEE float), 8, 4 or 3 (logarithmic code)."""
+    deadline_s: float
+    """Seconds a device has from hearing the plan to its upload's arrival; float32 on the wire."""
+    qos: int
+    """MQTT QoS of the uploads, 0 or 1."""
+    report: bool
+    """Whether devices publish `Report`s (instrumentation; costs bytes that no method needs)."""
+    normalise: bool
+    """Whether the target is divided by (1 + gamma)."""
+    program: bytes
+    """First 8 bytes of the program's digest."""
+    schema: bytes
+    """First 8 bytes of the label schema's digest."""
+    cohort: frozenset[int]
+    """Seats whose upload of round `round - 1` counted."""
+    contributors: UintArray
+    """(L,) devices behind each row of `logits`; 0 where nobody sent the label. Empty when not FD."""
+    logits: CodedRows | None
+    """Rows of the labels with contributors > 0, in label order; None when there are none."""
+
+    def __post_init__(self) -> None:
+        _require(_uint32(self.run) and _uint32(self.seed), "run and seed are uint32")
+        _require(0 <= self.round <= self.rounds, "0 <= round <= rounds")
+        _require(1 <= self.rounds <= 1_000_000 and 1 <= self.steps <= 1_000_000, "1 <= rounds, steps <= 1e6")
+        _require(0 < self.lr < 1e3, "0 < lr < 1000")
+        _require(0 <= self.gamma < 1e3, "0 <= gamma < 1000")
+        _require(self.bits in {32, 16, 8, 4, 3}, "bits is 32, 16, 8, 4 or 3")
+        _require(0 < self.deadline_s <= 7 * 86400, "0 < deadline_s <= one week")
+        _require(self.qos in {0, 1}, "qos is 0 or 1")
+        _require(len(self.program) == DIGEST_BYTES == len(self.schema), "digests are 8 bytes")
+        _require(all(0 <= seat < 65536 for seat in self.cohort), "seats are uint16")
+        rows = int(np.count_nonzero(self.contributors))
+        _require(rows == (0 if self.logits is None else self.logits.rows), "one row for each label with contributors")
+
+    @property
+    def done(self) -> bool:
+        return self.round == self.rounds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A device's mean logits of one FD round. With run, round and the topic's device it is idempotent."""
+
+    run: int
+    round: int
+    check: int
+    """First two bytes of the label schema's digest, big-endian: a stray fleet cannot be averaged in."""
+    counts: UintArray
+    """(L,) samples seen of each label, as read back from their one-byte code (`edge.wire.rows`); 0: no row."""
+    logits: CodedRows
+    """Rows of the labels with counts > 0, in label order."""
+
+    def __post_init__(self) -> None:
+        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and 0 <= self.check < 65536, "run, round, check")
+        _require(int(np.count_nonzero(self.counts)) == self.logits.rows, "one row for each label with counts")
+        _require(self.logits.labels == len(self.counts), "rows as wide as there are labels")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterUpload:
+    """A device's parameters after one FL round."""
+
+    run: int
+    round: int
+    check: int
+    samples: int
+    """Local training samples: FedAvg's weight."""
+    parameters: FloatArray
+    """(P,) in the program's layout, finite."""
+
+    def __post_init__(self) -> None:
+        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and 0 <= self.check < 65536, "run, round, check")
+        _require(1 <= self.samples < 2**32, "samples is positive")
+        _require(self.parameters.ndim == 1 and bool(np.isfinite(self.parameters).all()), "finite vector of parameters")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A device has finished a round of a method that uploads nothing (`Method.ALONE`)."""
+
+    run: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """The averaged parameters that open round `round` (FL). Retained on the broker."""
+
+    run: int
+    round: int
+    parameters: FloatArray
+
+    def __post_init__(self) -> None:
+        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000, "run, round")
+        _require(self.parameters.ndim == 1 and bool(np.isfinite(self.parameters).all()), "finite vector of parameters")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """A device says that it is there and what it is. Retained on the broker."""
+
+    profile: str
+    runtime: str
+    version: str
+    """Of the client."""
+    program: bytes
+    schema: bytes
+    samples: UintArray
+    """(L,) local training samples of each label."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.program) == DIGEST_BYTES == len(self.schema), "digests are 8 bytes")
+        _require(all(len(text) <= 64 for text in (self.profile, self.runtime, self.version)), "texts of at most 64 characters")
+        _require(self.samples.ndim == 1 and len(self.samples) >= 1, "samples a label")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """A device has left; also its last will, which the broker sends when the link dies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """A device's number in one run: its bit in `Plan.cohort`."""
+
+    run: int
+    seat: int
+
+    def __post_init__(self) -> None:
+        _require(_uint32(self.run) and 0 <= self.seat < 65536, "seat is uint16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    order: Order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Instrumentation, apart from every method's own bytes: how device and model stood after a round."""
+
+    run: int
+    round: int
+    """The round this is about; sent when the next plan has been heard."""
+    accuracy: float
+    """Of the model the method delivers, on the device's test set, 0..1."""
+    loss: float
+    """Mean training loss of the round's steps."""
+    payload_up: int
+    """Cumulated payload bytes of plans, uploads and parameters since the run began, reports left out."""
+    payload_down: int
+    stream_up: int
+    """Cumulated bytes on the TCP stream (TCP_INFO bytes_sent, retransmissions included), reports left out."""
+    stream_down: int
+    train_s: float
+    """Seconds of local training in the round."""
+
+
+Message: TypeAlias = Plan | Upload | ParameterUpload | Done | Parameters | Birth | Gone | Seat | Command | Report
