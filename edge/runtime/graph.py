@@ -27,3 +27,77 @@ one tensor. Names are unique (static single assignment), nodes are in topologica
 
 stride, padding and size are pairs (rows, columns). 1-D convolutions are lowered with H = 1.
 """
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.float32]
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    op: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+    """JSON values only: ints, lists of ints, booleans."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """Inputs and outputs are names; `shapes` knows every tensor's shape; `constants` are baked in.
+
+    A train graph's inputs are the state's tensors in the manifest's order, then "x" (B, ...), "target" (B, L) and
+    "lr" (); its outputs the new state in the same order, then "loss" () and "logits" (B, L). A predict graph's
+    inputs are the parameters and "x"; its output is "logits".
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shapes: dict[str, Shape]
+    constants: dict[str, FloatArray]
+    nodes: tuple[Node, ...]
+
+    def to_json(self) -> str:
+        """One node a line, so that a diff of two programs can be read. Constants are small (scalars, masks)."""
+        nodes = ",\n  ".join(
+            json.dumps({"op": n.op, "in": list(n.inputs), "out": n.output, **({"at": n.attributes} if n.attributes else {})})
+            for n in self.nodes
+        )
+        constants = {name: value.astype(np.float32).ravel().tolist() for name, value in self.constants.items()}
+        return (
+            "{\n"
+            f' "inputs": {json.dumps(list(self.inputs))},\n'
+            f' "outputs": {json.dumps(list(self.outputs))},\n'
+            f' "shapes": {json.dumps({name: list(shape) for name, shape in self.shapes.items()})},\n'
+            f' "constants": {json.dumps(constants)},\n'
+            f' "nodes": [\n  {nodes}\n ]\n'
+            "}\n"
+        )
+
+
+def parse_graph(text: str) -> Graph:
+    """Raises ValueError on anything that is not a graph this version writes."""
+    try:
+        raw = json.loads(text)
+        shapes = {str(name): tuple(int(side) for side in shape) for name, shape in raw["shapes"].items()}
+        return Graph(
+            inputs=tuple(raw["inputs"]),
+            outputs=tuple(raw["outputs"]),
+            shapes=shapes,
+            constants={
+                str(name): np.asarray(value, np.float32).reshape(shapes[name]) for name, value in raw["constants"].items()
+            },
+            nodes=tuple(
+                Node(op=n["op"], inputs=tuple(n["in"]), output=n["out"], attributes=n.get("at", {})) for n in raw["nodes"]
+            ),
+        )
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as problem:
+        raise ValueError(f"not a flat graph: {problem}") from problem
