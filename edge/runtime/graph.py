@@ -11,7 +11,7 @@ one tensor. Names are unique (static single assignment), nodes are in topologica
     relu_grad       g, y            -                               g * (y > 0); y is relu's input or output
     log_softmax     x               -                               over the last axis
     sum max         x               axes, keepdims                  reduction
-    max_grad        g, x, y         axes                            g shared among the positions where x equals y (keepdims layout)
+    max_grad        g, x, y         axes                            g (keepdims) shared where x equals y
     matmul          a, b            transpose_a, transpose_b        2-D
     reshape         x               shape
     transpose       x               perm
@@ -67,10 +67,7 @@ class Graph:
 
     def to_json(self) -> str:
         """One node a line, so that a diff of two programs can be read. Constants are small (scalars, masks)."""
-        nodes = ",\n  ".join(
-            json.dumps({"op": n.op, "in": list(n.inputs), "out": n.output, **({"at": n.attributes} if n.attributes else {})})
-            for n in self.nodes
-        )
+        nodes = ",\n  ".join(_node_json(node) for node in self.nodes)
         constants = {name: value.astype(np.float32).ravel().tolist() for name, value in self.constants.items()}
         return (
             "{\n"
@@ -93,11 +90,18 @@ def parse_graph(text: str) -> Graph:
             outputs=tuple(raw["outputs"]),
             shapes=shapes,
             constants={
-                str(name): np.asarray(value, np.float32).reshape(shapes[name]) for name, value in raw["constants"].items()
+                str(name): np.asarray(value, np.float32).reshape(shapes[name])
+                for name, value in raw["constants"].items()
             },
             nodes=tuple(
-                Node(op=n["op"], inputs=tuple(n["in"]), output=n["out"], attributes=n.get("at", {})) for n in raw["nodes"]
+                Node(op=n["op"], inputs=tuple(n["in"]), output=n["out"], attributes=n.get("at", {}))
+                for n in raw["nodes"]
             ),
         )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as problem:
         raise ValueError(f"not a flat graph: {problem}") from problem
+
+
+def _node_json(node: Node) -> str:
+    attributes = {"at": node.attributes} if node.attributes else {}
+    return json.dumps({"op": node.op, "in": list(node.inputs), "out": node.output, **attributes})

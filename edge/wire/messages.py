@@ -189,7 +189,8 @@ class Birth:
 
     def __post_init__(self) -> None:
         _require(len(self.program) == DIGEST_BYTES == len(self.schema), "digests are 8 bytes")
-        _require(all(len(text) <= 64 for text in (self.profile, self.runtime, self.version)), "texts of at most 64 characters")
+        texts = (self.profile, self.runtime, self.version)
+        _require(all(len(text) <= 64 for text in texts), "texts of at most 64 characters")
         _require(self.samples.ndim == 1 and len(self.samples) >= 1, "samples a label")
 
 
