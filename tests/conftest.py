@@ -1,0 +1,69 @@
+"""What a test may need beyond Python: marks say it, this file decides, and the summary says what was left out.
+
+Without CI in the environment a test that lacks something is skipped; with it, it fails: in CI nothing is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+def _missing(mark: str) -> str | None:
+    """Why a test with this mark cannot run here, or None."""
+    if mark == "shared" and not (SHARED / "data").is_dir():
+        return "no ../shared/data beside the repository (MNIST and HAR)"
+    if mark == "mosquitto" and _mosquitto() is None:
+        return "no mosquitto on this machine (Debian: apt-get install mosquitto)"
+    if mark == "root" and os.geteuid() != 0:
+        return "network namespaces need root"
+    if mark == "root" and shutil.which("ip") is None:
+        return "no ip command on this machine (Debian: apt-get install iproute2)"
+    return None
+
+
+def _mosquitto() -> str | None:
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in ("shared", "mosquitto", "root"):
+        if item.get_closest_marker(mark) is None:
+            continue
+        reason = _missing(mark)
+        if reason is None:
+            continue
+        if os.environ.get("CI"):
+            pytest.fail(f"in CI nothing is left out, but: {reason}", pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        if isinstance(report.longrepr, tuple):
+            reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+            reasons[reason] = reasons.get(reason, 0) + 1
+    if reasons:
+        terminalreporter.section("left out on this machine")
+        for reason, count in sorted(reasons.items()):
+            terminalreporter.line(f"{count:4d}  {reason}")
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """`../shared/data`; the test carries `@pytest.mark.shared`."""
+    return SHARED / "data"
+
+
+@pytest.fixture(autouse=True)
+def _no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime reads it at its import; the processes that tests start inherit it."""
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
