@@ -65,5 +65,5 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """onnxruntime reads it at its import; the processes that tests start inherit it."""
+    """Onnxruntime reads it at its import; the processes that tests start inherit it."""
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
