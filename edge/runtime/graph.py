@@ -9,21 +9,27 @@ one tensor. Names are unique (static single assignment), nodes are in topologica
     maximum         a, b            -                               elementwise, numpy broadcasting
     neg exp log sqrt tanh sigmoid relu      x                       elementwise
     relu_grad       g, y            -                               g * (y > 0); y is relu's input or output
+    softmax         x               -                               over the last axis
     log_softmax     x               -                               over the last axis
     sum max         x               axes, keepdims                  reduction
     max_grad        g, x, y         axes                            g (keepdims) shared where x equals y
     matmul          a, b            transpose_a, transpose_b        2-D
+    gemm            a, b, c         transpose_a, transpose_b, beta  matmul(a, b) + beta * c; c broadcasts to the product
     reshape         x               shape
     transpose       x               perm
     expand          x               shape                           numpy broadcasting to shape
-    conv2d          x, w            stride, padding                 (B,C,H,W), (O,C,h,w) -> (B,O,H',W')
+    conv2d          x, w[, b]       stride, padding                 (B,C,H,W), (O,C,h,w)[, (O,)] -> (B,O,H',W')
     conv2d_dx       g, w            stride, padding, shape          gradient on x, shape of x
     conv2d_dw       g, x            stride, padding, shape          gradient on w, shape of w
     max_pool2d      x               size                            stride = size, (H, W) cut to a whole multiple
-    max_pool2d_grad g, x, y         size                            g where x is the window's maximum (ties: see the writer)
+    max_pool2d_grad g, x, y         size                            g where x is the window's maximum y
     concat          a, b, ...       axis
     slice           x               axis, start, stop
-    constant        -               (value in `constants`)
+
+Ties in a pooling window: torch and the numpy runtime give all of g to the first maximum in row-major order; a runtime
+may share it among the tied elements as it likes so long as the shares add up to g (equal outputs of one convolution
+come, but for chance, from equal patches, whose weights' gradients are the same). `axes` are sorted and not negative.
+`beta` is a float, everything else ints, lists of ints or booleans. A constant is no node: it is an entry of `constants`.
 
 stride, padding and size are pairs (rows, columns). 1-D convolutions are lowered with H = 1.
 """
@@ -47,7 +53,7 @@ class Node:
     inputs: tuple[str, ...]
     output: str
     attributes: dict[str, Any] = field(default_factory=dict)
-    """JSON values only: ints, lists of ints, booleans."""
+    """JSON values only: ints, lists of ints, booleans, and gemm's float `beta`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
