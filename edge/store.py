@@ -1,0 +1,160 @@
+"""What a device keeps on its disk: one file a device, replaced whole, and a lock on the folder it lies in.
+
+    WORK/device.state   "potstill-device 1\\n" | SHA-256 of the rest, 32 bytes | CBOR map (fields of `Snapshot`)
+    WORK/lock           held (flock) as long as a client works here
+
+A file is written beside, synced and renamed over the old one, so a crash leaves the one or the other. What cannot be
+read, or belongs to another device, is set aside under another name, never deleted. Letters: S numbers of the state.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cbor2
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.float32]
+
+STATE_FILE = "device.state"
+LOCK_FILE = "lock"
+_MAGIC = b"potstill-device 1\n"
+_DIGEST_BYTES = 32
+
+
+class WorkFolderError(RuntimeError):
+    """The work folder cannot be used: choose another, or end the client that holds it."""
+
+
+class DamagedError(ValueError):
+    """These bytes are not a snapshot that this version wrote."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Snapshot:
+    """Everything a restart needs."""
+
+    device: str
+    """fleet/device: a folder carried to another device is not taken up there."""
+    session: dict[str, Any]
+    """`edge.session.snapshot`."""
+    state: FloatArray
+    """(S,) the runtime's."""
+    traffic: dict[str, Any]
+    """`edge.meter.traffic.Traffic.to_plain`."""
+    loss: float
+    """Mean training loss of the last finished round."""
+    train_s: float
+    """Its seconds of training."""
+
+
+class WorkFolder:
+    """One device's folder, locked from here until `close` (or the end of the process, however it ends)."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises WorkFolderError if the folder cannot be made or another client works in it."""
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as problem:
+            raise WorkFolderError(f"{path}: {problem.strerror}; give a folder of your own with --work") from problem
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as problem:
+            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._lock)
+            raise WorkFolderError(
+                f"{path}: a client works here already (process {holder}); end it, or give this one its own --work"
+            ) from problem
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def load(self, device: str) -> tuple[Snapshot | None, str]:
+        """The snapshot of this device, or None; and a message for the operator where something was set aside."""
+        file = self.path / STATE_FILE
+        try:
+            snapshot = read_snapshot(file)
+        except DamagedError as problem:
+            return None, f"{problem}; {self.set_aside()}, starting fresh"
+        if snapshot is not None and snapshot.device != device:
+            return None, f"{file} belongs to {snapshot.device}, not {device}; {self.set_aside()}, starting fresh"
+        return snapshot, ""
+
+    def set_aside(self) -> str:
+        """Move the state file out of the way; says where to."""
+        numbers = (number for number in range(1, 10_000) if not (self.path / f"{STATE_FILE}.{number}").exists())
+        aside = self.path / f"{STATE_FILE}.{next(numbers)}"
+        (self.path / STATE_FILE).rename(aside)
+        return f"kept as {aside.name}"
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Replace the state file; on return the new one is on the disk. Raises OSError if the disk refuses."""
+        beside = self.path / f"{STATE_FILE}.new"
+        with beside.open("wb") as file:
+            file.write(to_bytes(snapshot))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.path / STATE_FILE)
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)  # or the rename itself may be lost with the power
+        finally:
+            os.close(folder)
+
+
+def read_snapshot(file: Path) -> Snapshot | None:
+    """None if there is no such file. Raises DamagedError."""
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return parse_snapshot(data)
+    except DamagedError as problem:
+        raise DamagedError(f"{file}: {problem}") from problem
+
+
+def to_bytes(snapshot: Snapshot) -> bytes:
+    body = cbor2.dumps(
+        {
+            "device": snapshot.device,
+            "session": snapshot.session,
+            "state": np.ascontiguousarray(snapshot.state, "<f4").tobytes(),
+            "traffic": snapshot.traffic,
+            "loss": snapshot.loss,
+            "train_s": snapshot.train_s,
+        }
+    )
+    return _MAGIC + hashlib.sha256(body).digest() + body
+
+
+def parse_snapshot(data: bytes) -> Snapshot:
+    """The inverse of `to_bytes`. Raises DamagedError on anything else."""
+    head = len(_MAGIC) + _DIGEST_BYTES
+    if not data.startswith(_MAGIC):
+        raise DamagedError("not a state file of this version")
+    body = data[head:]
+    if hashlib.sha256(body).digest() != data[len(_MAGIC) : head]:
+        raise DamagedError("damaged: its checksum does not fit")
+    try:
+        plain = cbor2.loads(body)
+        return Snapshot(
+            device=str(plain["device"]),
+            session=dict(plain["session"]),
+            state=np.frombuffer(plain["state"], "<f4").astype(np.float32),
+            traffic=dict(plain["traffic"]),
+            loss=float(plain["loss"]),
+            train_s=float(plain["train_s"]),
+        )
+    except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError) as problem:
+        raise DamagedError(f"not what this version writes ({problem!r})") from problem
