@@ -9,6 +9,8 @@ The codec (bytes <-> message) is `edge.wire.codec`, the coded logits are `edge.w
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
@@ -16,13 +18,16 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.wire.rows import CodedRows
+from edge.wire.rows import CodedRows, NotFiniteError
 
 UintArray: TypeAlias = NDArray[np.uint32]
 FloatArray: TypeAlias = NDArray[np.float32]
 
 DIGEST_BYTES = 8
 """Bytes of a SHA-256 digest that name a program or a label schema on the wire."""
+
+
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Method(IntEnum):
@@ -52,8 +57,47 @@ def _uint32(value: int) -> bool:
     return 0 <= value < 2**32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+def _float32(value: float) -> float:
+    """The value as the wire says it, so that a message is the same before and after its journey."""
+    if not math.isfinite(value):
+        raise NotFiniteError("learning rate, gamma, deadline and reported numbers are finite")
+    try:
+        (short,) = struct.unpack("<f", struct.pack("<f", value))
+    except OverflowError:
+        raise ValueError(f"{value} is more than a float32 can say") from None
+    return float(short)
+
+
+def _vector(name: str, values: NDArray[np.uint32] | NDArray[np.float32], dtype: type[np.generic]) -> None:
+    _require(values.ndim == 1 and values.dtype == dtype, f"{name} is a vector of {np.dtype(dtype)}")
+    values.flags.writeable = False
+
+
+def _finite(parameters: FloatArray) -> None:
+    _vector("parameters", parameters, np.float32)
+    if not np.isfinite(parameters).all():
+        raise NotFiniteError("parameters are finite: training has diverged, lower the learning rate")
+
+
+class _Value:
+    """Equality over all fields, arrays included (which a dataclass cannot compare by itself)."""
+
+    __slots__ = ()
+
+    def _key(self) -> tuple[object, ...]:
+        names: tuple[str, ...] = tuple(type(self).__slots__)
+        values = (getattr(self, name) for name in names)
+        return tuple((v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v for v in values)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, _Value) and type(self) is type(other) else False
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._key()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plan(_Value):
     """One round, whole: what to do, and what came out of the round before. Retained on the broker.
 
     A device that hears only this message can join. Round `rounds` is the last: it carries the result and
@@ -101,6 +145,8 @@ class Plan:
         _require(_uint32(self.run) and _uint32(self.seed), "run and seed are uint32")
         _require(0 <= self.round <= self.rounds, "0 <= round <= rounds")
         _require(1 <= self.rounds <= 1_000_000 and 1 <= self.steps <= 1_000_000, "1 <= rounds, steps <= 1e6")
+        for name in ("lr", "gamma", "deadline_s"):
+            object.__setattr__(self, name, _float32(getattr(self, name)))
         _require(0 < self.lr < 1e3, "0 < lr < 1000")
         _require(0 <= self.gamma < 1e3, "0 <= gamma < 1000")
         _require(self.bits in {32, 16, 8, 4, 3}, "bits is 32, 16, 8, 4 or 3")
@@ -108,16 +154,26 @@ class Plan:
         _require(self.qos in {0, 1}, "qos is 0 or 1")
         _require(len(self.program) == DIGEST_BYTES == len(self.schema), "digests are 8 bytes")
         _require(all(0 <= seat < 65536 for seat in self.cohort), "seats are uint16")
+        _vector("contributors", self.contributors, np.uint32)
+        _require(int(self.contributors.max(initial=0)) < 65536, "at most 65535 contributors a label")
+        self._check_logits()
+
+    def _check_logits(self) -> None:
         rows = int(np.count_nonzero(self.contributors))
-        _require(rows == (0 if self.logits is None else self.logits.rows), "one row for each label with contributors")
+        if self.logits is None:
+            _require(rows == 0, "one row for each label with contributors")
+            return
+        _require(rows == self.logits.rows > 0, "one row for each label with contributors; None when there are none")
+        _require(self.logits.labels == len(self.contributors), "rows as wide as there are labels")
+        _require(self.logits.bits == self.bits, "the plan's logits have the plan's bits")
 
     @property
     def done(self) -> bool:
         return self.round == self.rounds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Upload(_Value):
     """A device's mean logits of one FD round. With run, round and the topic's device it is idempotent."""
 
     run: int
@@ -131,12 +187,13 @@ class Upload:
 
     def __post_init__(self) -> None:
         _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and 0 <= self.check < 65536, "run, round, check")
+        _vector("counts", self.counts, np.uint32)
         _require(int(np.count_nonzero(self.counts)) == self.logits.rows, "one row for each label with counts")
         _require(self.logits.labels == len(self.counts), "rows as wide as there are labels")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterUpload:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ParameterUpload(_Value):
     """A device's parameters after one FL round."""
 
     run: int
@@ -150,19 +207,22 @@ class ParameterUpload:
     def __post_init__(self) -> None:
         _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and 0 <= self.check < 65536, "run, round, check")
         _require(1 <= self.samples < 2**32, "samples is positive")
-        _require(self.parameters.ndim == 1 and bool(np.isfinite(self.parameters).all()), "finite vector of parameters")
+        _finite(self.parameters)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Done(_Value):
     """A device has finished a round of a method that uploads nothing (`Method.ALONE`)."""
 
     run: int
     round: int
 
+    def __post_init__(self) -> None:
+        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000, "run, round")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameters:
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Parameters(_Value):
     """The averaged parameters that open round `round` (FL). Retained on the broker."""
 
     run: int
@@ -171,11 +231,11 @@ class Parameters:
 
     def __post_init__(self) -> None:
         _require(_uint32(self.run) and 0 <= self.round <= 1_000_000, "run, round")
-        _require(self.parameters.ndim == 1 and bool(np.isfinite(self.parameters).all()), "finite vector of parameters")
+        _finite(self.parameters)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Birth:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Birth(_Value):
     """A device says that it is there and what it is. Retained on the broker."""
 
     profile: str
@@ -191,16 +251,17 @@ class Birth:
         _require(len(self.program) == DIGEST_BYTES == len(self.schema), "digests are 8 bytes")
         texts = (self.profile, self.runtime, self.version)
         _require(all(len(text) <= 64 for text in texts), "texts of at most 64 characters")
-        _require(self.samples.ndim == 1 and len(self.samples) >= 1, "samples a label")
+        _vector("samples", self.samples, np.uint32)
+        _require(len(self.samples) >= 1, "samples a label")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gone:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Gone(_Value):
     """A device has left; also its last will, which the broker sends when the link dies."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seat(_Value):
     """A device's number in one run: its bit in `Plan.cohort`."""
 
     run: int
@@ -210,13 +271,13 @@ class Seat:
         _require(_uint32(self.run) and 0 <= self.seat < 65536, "seat is uint16")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Command(_Value):
     order: Order
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Report(_Value):
     """Instrumentation, apart from every method's own bytes: how device and model stood after a round."""
 
     run: int
@@ -225,7 +286,8 @@ class Report:
     accuracy: float
     """Of the model the method delivers, on the device's test set, 0..1."""
     loss: float
-    """Mean training loss of the round's steps."""
+    """Mean training loss of the round's steps. A loss that is not finite (training has diverged) is carried as
+    the largest float32, 3.4e38: no frame holds NaN or infinity."""
     payload_up: int
     """Cumulated payload bytes of plans, uploads and parameters since the run began, reports left out."""
     payload_down: int
@@ -234,6 +296,16 @@ class Report:
     stream_down: int
     train_s: float
     """Seconds of local training in the round."""
+
+    def __post_init__(self) -> None:
+        if not abs(self.loss) <= LARGEST:
+            object.__setattr__(self, "loss", LARGEST)
+        for name in ("accuracy", "loss", "train_s"):
+            object.__setattr__(self, name, _float32(getattr(self, name)))
+        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000, "run, round")
+        _require(0 <= self.accuracy <= 1 and self.train_s >= 0, "accuracy is 0..1, train_s >= 0")
+        totals = (self.payload_up, self.payload_down, self.stream_up, self.stream_down)
+        _require(all(0 <= total < 2**64 for total in totals), "byte totals are uint64")
 
 
 Message: TypeAlias = Plan | Upload | ParameterUpload | Done | Parameters | Birth | Gone | Seat | Command | Report

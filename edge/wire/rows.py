@@ -1,9 +1,11 @@
-"""Coded rows of logits: float32, float16, or logarithmic codes of 8, 4 or 3 bits.
+"""Coded rows of logits (float32, float16, or logarithmic codes of 8, 4 or 3 bits) and one-byte counts.
 
 What federated distillation transfers sits in off-diagonals of 1e-3 to 1e-4, which linear 8 bits lose and
 logarithmic 4 bits keep (docs/adr/0003). Code of a probability p at b bits:
 
     code = clip(round(-log2(p) * (2^b - 1) / 15), 0, 2^b - 1)      p' = 2^(-15 code / (2^b - 1)), row renormalised
+
+A sample count n travels in one byte (docs/adr/0006): 0 for none, else 1 + round(16 log2 n), at most 255.
 
 Letters: R rows, L labels, b bits.
 """
@@ -17,6 +19,28 @@ from numpy.typing import NDArray
 
 LOG_BITS = (8, 4, 3)
 FLOAT_BITS = (32, 16)
+_FLOAT_TYPES: dict[int, np.dtype[np.floating]] = {32: np.dtype("<f4"), 16: np.dtype("<f2")}
+
+OCTAVES = 15.0
+"""The smallest probability a code can say is 2^-15 = 3.1e-5: below the 1e-4 that matters, and a code is an octave at
+4 bits."""
+
+SUM_TOLERANCE = 0.01
+"""A float row may miss 1 by this much. Rounding to float16 costs at most 2^-11 of the sum; the rest is slack."""
+
+
+class NotFiniteError(ValueError):
+    """NaN or infinity where a number must stand: training has diverged."""
+
+
+def _probabilities(bits: int) -> NDArray[np.float64]:
+    """(2^b,) what each code says, before its row is renormalised."""
+    top = 2**bits - 1
+    said: NDArray[np.float64] = np.exp2(-OCTAVES * np.arange(top + 1) / top)
+    return said
+
+
+_PROBABILITIES = {bits: _probabilities(bits) for bits in LOG_BITS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +54,109 @@ class CodedRows:
     """Little-endian floats, or codes packed most significant bit first, zero-padded to a whole byte."""
 
     def __post_init__(self) -> None:
-        if self.bits not in LOG_BITS + FLOAT_BITS:
+        if self.bits not in LOG_BITS and self.bits not in FLOAT_BITS:
             raise ValueError("bits is 32, 16, 8, 4 or 3")
         if self.rows < 0 or self.labels < 1:
             raise ValueError("rows >= 0, labels >= 1")
-        if len(self.data) != (self.rows * self.labels * self.bits + 7) // 8:
+        used = self.rows * self.labels * self.bits
+        if len(self.data) != (used + 7) // 8:
             raise ValueError("as many bytes as the shape asks for")
+        if self.bits in FLOAT_BITS:
+            _check_probabilities(self._floats())
+        elif used % 8 and self.data[-1] & (0xFF >> used % 8):
+            raise ValueError("the bits after the last code are zero")
 
     def values(self) -> NDArray[np.float32]:
-        """(R, L) probability rows, each summing to 1."""
-        raise NotImplementedError
+        """(R, L) probability rows, each summing to 1 (to float32's rounding)."""
+        if self.bits in FLOAT_BITS:
+            rows: NDArray[np.float64] = self._floats().astype(np.float64)
+        else:
+            codes = _unpack(self.data, self.rows * self.labels, self.bits)
+            rows = _PROBABILITIES[self.bits][codes].reshape(self.rows, self.labels)
+        normal: NDArray[np.float32] = (rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)
+        return normal
+
+    def _floats(self) -> NDArray[np.floating]:
+        return np.frombuffer(self.data, _FLOAT_TYPES[self.bits]).reshape(self.rows, self.labels)
+
+
+def code_rows(values: NDArray[np.floating], bits: int) -> CodedRows:
+    """Code probability rows (R, L) at 32, 16, 8, 4 or 3 bits.
+
+    Raises `NotFiniteError` on NaN or infinity, ValueError on a row that is no probability vector.
+    """
+    if values.ndim != 2:
+        raise ValueError(f"rows are a matrix (R, L), not of shape {values.shape}")
+    _check_probabilities(values)
+    if bits in FLOAT_BITS:
+        data = np.ascontiguousarray(values, dtype=_FLOAT_TYPES[bits]).tobytes()
+    elif bits in LOG_BITS:
+        top = 2**bits - 1
+        with np.errstate(divide="ignore"):  # log2(0) = -inf becomes the top code
+            octaves = -np.log2(values.astype(np.float64))
+        data = _pack(np.clip(np.rint(octaves * (top / OCTAVES)), 0, top).astype(np.uint8), bits)
+    else:
+        raise ValueError("bits is 32, 16, 8, 4 or 3")
+    return CodedRows(rows=values.shape[0], labels=values.shape[1], bits=bits, data=data)
+
+
+def _check_probabilities(rows: NDArray[np.floating]) -> None:
+    """Of (R, L) floats: finite, 0 to 1, each row's sum 1 within `SUM_TOLERANCE`."""
+    if not np.isfinite(rows).all():
+        raise NotFiniteError("logits are finite: training has diverged, lower the learning rate")
+    if not ((rows >= 0) & (rows <= 1 + SUM_TOLERANCE)).all():
+        raise ValueError("logits are probabilities, 0 to 1")
+    if not (np.abs(rows.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE).all():
+        raise ValueError("each row of logits sums to 1")
+
+
+def _pack(codes: NDArray[np.uint8], bits: int) -> bytes:
+    """Codes of any shape -> their low `bits` bits, one after the other, most significant first."""
+    planes = np.unpackbits(codes.reshape(-1, 1), axis=1)[:, 8 - bits :]  # (R*L, 8) -> (R*L, b)
+    return np.packbits(planes).tobytes()
+
+
+def _unpack(data: bytes, count: int, bits: int) -> NDArray[np.uint8]:
+    """-> (count,) codes."""
+    raw = np.frombuffer(data, np.uint8)
+    if bits == 8:
+        return raw
+    if bits == 4:
+        return np.stack((raw >> 4, raw & 15), axis=1).reshape(-1)[:count]  # (bytes, 2) -> (2 bytes,) -> (count,)
+    planes = np.unpackbits(raw, count=count * bits).reshape(count, bits)
+    weights = 1 << np.arange(bits - 1, -1, -1, dtype=np.uint8)
+    return (planes @ weights).astype(np.uint8)
+
+
+# ---------------------------------------------------------------- counts of samples, one byte each
+
+COUNT_STEPS = 16
+"""Codes an octave: a count is known to within 2^(1/32) - 1 = 2.2 %, up to 60,097."""
+
+
+def code_counts(counts: NDArray[np.integer]) -> bytes:
+    """(L,) counts >= 0 -> L bytes. 0 and 1 are exact; what is above 60,097 is coded as 60,097."""
+    if counts.ndim != 1 or (counts.size and int(counts.min()) < 0):
+        raise ValueError("counts are a vector of numbers >= 0")
+    codes = np.rint(COUNT_STEPS * np.log2(np.maximum(counts, 1))) + 1  # 1 for a count of 1
+    return np.where(counts == 0, 0, np.minimum(codes, 255)).astype(np.uint8).tobytes()
+
+
+def _counts() -> NDArray[np.uint32]:
+    """(256,) what each code says."""
+    said = np.rint(np.exp2((np.arange(256) - 1) / COUNT_STEPS))
+    said[0] = 0
+    return said.astype(np.uint32)
+
+
+_COUNTS = _counts()
+_CANONICAL = code_counts(_COUNTS)  # several small codes say one count (2 to 8 all say 1): only one of them is sent
+
+
+def read_counts(codes: bytes) -> NDArray[np.uint32]:
+    """L bytes -> (L,) counts; monotone. Raises ValueError on a code that `code_counts` never writes."""
+    if codes.translate(_CANONICAL) != codes:
+        raise ValueError("every count has one code, the one docs/wire.md gives")
+    counts = _COUNTS[np.frombuffer(codes, np.uint8)]
+    counts.flags.writeable = False
+    return counts

@@ -1,0 +1,438 @@
+"""Bytes <-> messages. A frame is one CBOR array, [version, kind, fields...]; docs/wire.md says it field by field.
+
+`decode` takes any bytes at all and answers with a message or a `FrameError` that has a reason; every message has one
+encoding, so `encode(decode(frame)) == frame`. Logarithmic codes are not looked at: any code says a probability.
+
+Letters: R rows, L labels, P parameters, D devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.wire import cbor
+from edge.wire.cbor import Item, Typed
+from edge.wire.messages import (
+    Birth,
+    Command,
+    Done,
+    Gone,
+    Message,
+    Method,
+    Order,
+    Parameters,
+    ParameterUpload,
+    Plan,
+    Report,
+    Seat,
+    Upload,
+)
+from edge.wire.rows import CodedRows, NotFiniteError, code_counts, read_counts
+
+VERSION = 1
+"""First item of every frame. Any change to what a frame means takes a new number (docs/wire.md)."""
+
+
+class Reason(StrEnum):
+    """Why a frame is refused; what the aggregator counts by and the ledger shows."""
+
+    TOO_LONG = "too long"
+    NOT_CBOR = "not CBOR"
+    VERSION = "unknown version"
+    KIND = "unknown kind"
+    SHAPE = "wrong shape"
+    RANGE = "out of range"
+    NOT_FINITE = "not finite"
+    # Decoded, but not for here: `broker.admit` on the aggregator, `edge.session` on the device.
+    UNEXPECTED = "unexpected kind"
+    RUN = "another run"
+    SCHEMA = "another label schema"
+    BITS = "other bits than the plan's"
+    TOPIC = "not a device's topic"
+
+
+class FrameError(Exception):
+    """These bytes are no frame: count the reason, drop the frame, go on."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def encode(message: Message) -> bytes:
+    """The frame of a message."""
+    kind = _NUMBERS[type(message)]
+    return cbor.write([VERSION, kind, *_KINDS[kind].write(message)])
+
+
+def decode(data: bytes, *, limit: int) -> Message:
+    """The message in a frame of at most `limit` bytes. Raises `FrameError`, never anything else."""
+    if len(data) > limit:
+        raise FrameError(Reason.TOO_LONG, f"{len(data)} bytes, at most {limit} are read here")
+    try:
+        items = cbor.read(data)
+    except cbor.CborError as problem:
+        raise FrameError(Reason.NOT_CBOR, str(problem)) from None
+    kind = _kind(items)
+    try:
+        return kind.read(items)
+    except NotFiniteError as problem:
+        raise FrameError(Reason.NOT_FINITE, str(problem)) from None
+    except ValueError as problem:
+        raise FrameError(Reason.RANGE, str(problem)) from None
+
+
+def _brief(item: Item) -> str:
+    return repr(item)[:20]
+
+
+def _kind(items: list[Item]) -> _Kind:
+    if len(items) < 2:
+        raise FrameError(Reason.SHAPE, "a frame begins with its version and its kind")
+    version, number = items[0], items[1]
+    if version != VERSION or type(version) is not int:
+        raise FrameError(Reason.VERSION, f"{_brief(version)}; {VERSION} is read here: bring both ends to one release")
+    kind = _KINDS.get(number) if type(number) is int else None
+    if kind is None:
+        raise FrameError(Reason.KIND, _brief(number))
+    if len(items) != kind.items:
+        raise FrameError(Reason.SHAPE, f"a {kind.message.__name__} frame has {kind.items} items, not {len(items)}")
+    return kind
+
+
+# ---------------------------------------------------------------- limits
+
+
+def upload_limit(labels: int, bits: int) -> int:
+    """Bytes of the longest `Upload` frame for L labels: what an aggregator reads at most."""
+    rows = (labels * labels * bits + 7) // 8
+    # 3 for array, version and kind; run 5, round 5, check 3, bits 2; two byte strings, heads of up to 5, one tag of 2
+    return 3 + 5 + 5 + 3 + 2 + (5 + labels) + (2 + 5 + rows)
+
+
+def parameters_limit(parameters: int) -> int:
+    """Bytes of the longest `Parameters` or `ParameterUpload` frame for P parameters."""
+    return 3 + 5 + 5 + 3 + 5 + 2 + 5 + 4 * parameters
+
+
+def plan_limit(labels: int, devices: int) -> int:
+    """Bytes of the longest `Plan` frame for L labels and D seats."""
+    rows = 4 * labels * labels
+    cohort = (devices + 7) // 8
+    return 3 + 10 * 5 + 2 * 9 + (5 + cohort) + (2 + 5 + 2 * labels) + (2 + 5 + rows)
+
+
+SMALL_LIMIT = 300
+"""Bytes of the longest `Done`, `Gone`, `Seat`, `Command` or `Report` frame, and more: the longest takes 75."""
+
+
+def birth_limit(labels: int) -> int:
+    """Bytes of the longest `Birth` frame for L labels: three texts of 64 characters of at most 4 bytes."""
+    return 3 + 3 * (3 + 4 * 64) + 2 * 9 + (2 + 5 + 4 * labels)
+
+
+# ---------------------------------------------------------------- items -> fields
+
+
+def _wrong(what: str, item: Item) -> FrameError:
+    return FrameError(Reason.SHAPE, f"expected {what}, found {type(item).__name__}")
+
+
+def _int(item: Item) -> int:
+    if type(item) is not int:
+        raise _wrong("a number", item)
+    return item
+
+
+def _float(item: Item) -> float:
+    if type(item) is not float:
+        raise _wrong("a float", item)
+    return item
+
+
+def _bytes(item: Item) -> bytes:
+    if type(item) is not bytes:
+        raise _wrong("a byte string", item)
+    return item
+
+
+def _text(item: Item) -> str:
+    if type(item) is not str:
+        raise _wrong("a text", item)
+    return item
+
+
+_UINTS: dict[int, tuple[np.dtype[np.unsignedinteger], int]] = {
+    cbor.UINT16: (np.dtype("<u2"), 2**8),
+    cbor.UINT32: (np.dtype("<u4"), 2**16),
+}
+
+
+def _uints(item: Item) -> NDArray[np.uint32]:
+    """A byte string, or the typed array of uint16 or uint32 that its largest number needs."""
+    if type(item) is bytes:
+        values: NDArray[np.unsignedinteger] = np.frombuffer(item, np.uint8)
+    elif type(item) is Typed and item.tag in _UINTS:
+        dtype, smallest = _UINTS[item.tag]
+        if len(item.data) % dtype.itemsize:
+            raise FrameError(Reason.SHAPE, "a typed array of whole numbers")
+        values = np.frombuffer(item.data, dtype)
+        if values.max(initial=0) < smallest:
+            raise FrameError(Reason.NOT_CBOR, "numbers are written in the narrowest type that holds them all")
+    else:
+        raise _wrong("a byte string, or a typed array of uint16 or uint32", item)
+    return values.astype(np.uint32)
+
+
+def _write_uints(values: NDArray[np.uint32]) -> Item:
+    largest = int(values.max(initial=0))
+    if largest < 2**8:
+        return values.astype(np.uint8).tobytes()
+    tag = cbor.UINT16 if largest < 2**16 else cbor.UINT32
+    return Typed(tag, values.astype(_UINTS[tag][0]).tobytes())
+
+
+_FLOAT_TAGS = {32: cbor.FLOAT32, 16: cbor.FLOAT16}
+
+
+def _rows(item: Item, rows: int, labels: int, bits: int) -> CodedRows:
+    """(R, L) logits: codes as a byte string, floats as their typed array."""
+    tag = _FLOAT_TAGS.get(bits)
+    if tag is None:
+        data = _bytes(item)
+    elif type(item) is Typed and item.tag == tag:
+        data = item.data
+    else:
+        raise _wrong(f"a typed array of tag {tag} for {bits}-bit logits", item)
+    if labels == 0 or len(data) != (rows * labels * bits + 7) // 8:
+        raise FrameError(Reason.SHAPE, f"{len(data)} bytes for {rows} rows of {labels} labels at {bits} bits")
+    return CodedRows(rows=rows, labels=labels, bits=bits, data=data)
+
+
+def _write_rows(rows: CodedRows) -> Item:
+    tag = _FLOAT_TAGS.get(rows.bits)
+    return rows.data if tag is None else Typed(tag, rows.data)
+
+
+def _parameters(item: Item) -> NDArray[np.float32]:
+    """(P,)."""
+    if type(item) is not Typed or item.tag != cbor.FLOAT32 or len(item.data) % 4:
+        raise _wrong("a typed array of float32", item)
+    return np.frombuffer(item.data, "<f4").astype(np.float32, copy=False)
+
+
+def _write_parameters(parameters: NDArray[np.float32]) -> Item:
+    return Typed(cbor.FLOAT32, parameters.astype("<f4", copy=False).tobytes())
+
+
+def _cohort(item: Item) -> frozenset[int]:
+    """Seat s is bit s % 8, the least significant first, of byte s // 8; the last byte is not zero."""
+    bitmap = _bytes(item)
+    if bitmap.endswith(b"\0"):
+        raise FrameError(Reason.NOT_CBOR, "a cohort's bitmap ends with its last seat")
+    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
+    return frozenset(np.flatnonzero(bits).tolist())
+
+
+def _write_cohort(cohort: frozenset[int]) -> Item:
+    bits = np.zeros(max(cohort, default=-1) + 1, np.uint8)
+    bits[list(cohort)] = 1
+    return np.packbits(bits, bitorder="little").tobytes()
+
+
+_REPORT, _NORMALISE = 2, 4
+
+
+def _write_flags(plan: Plan) -> int:
+    return plan.qos + _REPORT * plan.report + _NORMALISE * plan.normalise
+
+
+def _flags(item: Item) -> tuple[int, bool, bool]:
+    """-> qos, report, normalise."""
+    flags = _int(item)
+    if flags > 7:
+        raise FrameError(Reason.RANGE, "flags are 1 (QoS 1), 2 (report) and 4 (normalise)")
+    return flags & 1, bool(flags & _REPORT), bool(flags & _NORMALISE)
+
+
+# ---------------------------------------------------------------- the kinds
+
+
+def _write_plan(m: Plan) -> list[Item]:
+    settings: list[Item] = [
+        m.run,
+        m.round,
+        m.rounds,
+        int(m.method),
+        m.steps,
+        m.seed,
+        m.lr,
+        m.gamma,
+        m.bits,
+        m.deadline_s,
+    ]
+    logits = None if m.logits is None else _write_rows(m.logits)
+    names: list[Item] = [_write_flags(m), m.program, m.schema]
+    return settings + names + [_write_cohort(m.cohort), _write_uints(m.contributors), logits]
+
+
+def _read_plan(items: list[Item]) -> Plan:
+    qos, report, normalise = _flags(items[12])
+    bits = _int(items[10])
+    contributors = _uints(items[16])
+    rows = int(np.count_nonzero(contributors))
+    return Plan(
+        run=_int(items[2]),
+        round=_int(items[3]),
+        rounds=_int(items[4]),
+        method=Method(_int(items[5])),
+        steps=_int(items[6]),
+        seed=_int(items[7]),
+        lr=_float(items[8]),
+        gamma=_float(items[9]),
+        bits=bits,
+        deadline_s=_float(items[11]),
+        qos=qos,
+        report=report,
+        normalise=normalise,
+        program=_bytes(items[13]),
+        schema=_bytes(items[14]),
+        cohort=_cohort(items[15]),
+        contributors=contributors,
+        logits=None if items[17] is None else _rows(items[17], rows, len(contributors), bits),
+    )
+
+
+def _write_upload(m: Upload) -> list[Item]:
+    return [m.run, m.round, m.check, m.logits.bits, code_counts(m.counts), _write_rows(m.logits)]
+
+
+def _read_upload(items: list[Item]) -> Upload:
+    codes = _bytes(items[6])
+    labels = len(codes)
+    return Upload(
+        run=_int(items[2]),
+        round=_int(items[3]),
+        check=_int(items[4]),
+        counts=read_counts(codes),
+        logits=_rows(items[7], labels - codes.count(0), labels, _int(items[5])),
+    )
+
+
+def _write_parameter_upload(m: ParameterUpload) -> list[Item]:
+    return [m.run, m.round, m.check, m.samples, _write_parameters(m.parameters)]
+
+
+def _read_parameter_upload(items: list[Item]) -> ParameterUpload:
+    return ParameterUpload(
+        run=_int(items[2]),
+        round=_int(items[3]),
+        check=_int(items[4]),
+        samples=_int(items[5]),
+        parameters=_parameters(items[6]),
+    )
+
+
+def _write_done(m: Done) -> list[Item]:
+    return [m.run, m.round]
+
+
+def _read_done(items: list[Item]) -> Done:
+    return Done(run=_int(items[2]), round=_int(items[3]))
+
+
+def _write_averaged(m: Parameters) -> list[Item]:
+    return [m.run, m.round, _write_parameters(m.parameters)]
+
+
+def _read_averaged(items: list[Item]) -> Parameters:
+    return Parameters(run=_int(items[2]), round=_int(items[3]), parameters=_parameters(items[4]))
+
+
+def _write_birth(m: Birth) -> list[Item]:
+    return [m.profile, m.runtime, m.version, m.program, m.schema, _write_uints(m.samples)]
+
+
+def _read_birth(items: list[Item]) -> Birth:
+    return Birth(
+        profile=_text(items[2]),
+        runtime=_text(items[3]),
+        version=_text(items[4]),
+        program=_bytes(items[5]),
+        schema=_bytes(items[6]),
+        samples=_uints(items[7]),
+    )
+
+
+def _write_gone(m: Gone) -> list[Item]:
+    del m
+    return []
+
+
+def _read_gone(items: list[Item]) -> Gone:
+    del items
+    return Gone()
+
+
+def _write_seat(m: Seat) -> list[Item]:
+    return [m.run, m.seat]
+
+
+def _read_seat(items: list[Item]) -> Seat:
+    return Seat(run=_int(items[2]), seat=_int(items[3]))
+
+
+def _write_command(m: Command) -> list[Item]:
+    return [int(m.order)]
+
+
+def _read_command(items: list[Item]) -> Command:
+    return Command(order=Order(_int(items[2])))
+
+
+def _write_report(m: Report) -> list[Item]:
+    totals: list[Item] = [m.payload_up, m.payload_down, m.stream_up, m.stream_down]
+    return [m.run, m.round, m.accuracy, m.loss, *totals, m.train_s]
+
+
+def _read_report(items: list[Item]) -> Report:
+    return Report(
+        run=_int(items[2]),
+        round=_int(items[3]),
+        accuracy=_float(items[4]),
+        loss=_float(items[5]),
+        payload_up=_int(items[6]),
+        payload_down=_int(items[7]),
+        stream_up=_int(items[8]),
+        stream_down=_int(items[9]),
+        train_s=_float(items[10]),
+    )
+
+
+class _Kind(NamedTuple):
+    items: int
+    """Of the whole array, version and kind included."""
+    message: type[Message]
+    write: Callable[..., list[Item]]
+    read: Callable[[list[Item]], Message]
+
+
+_KINDS: dict[int, _Kind] = {
+    1: _Kind(18, Plan, _write_plan, _read_plan),
+    2: _Kind(8, Upload, _write_upload, _read_upload),
+    3: _Kind(7, ParameterUpload, _write_parameter_upload, _read_parameter_upload),
+    4: _Kind(4, Done, _write_done, _read_done),
+    5: _Kind(5, Parameters, _write_averaged, _read_averaged),
+    6: _Kind(8, Birth, _write_birth, _read_birth),
+    7: _Kind(2, Gone, _write_gone, _read_gone),
+    8: _Kind(4, Seat, _write_seat, _read_seat),
+    9: _Kind(3, Command, _write_command, _read_command),
+    10: _Kind(11, Report, _write_report, _read_report),
+}
+_NUMBERS = {kind.message: number for number, kind in _KINDS.items()}
