@@ -27,6 +27,7 @@ DIGEST_BYTES = 8
 """Bytes of a SHA-256 digest that name a program or a label schema on the wire."""
 
 
+_UINT32, _FLOAT32 = np.dtype(np.uint32), np.dtype(np.float32)
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -68,13 +69,15 @@ def _float32(value: float) -> float:
     return float(short)
 
 
-def _vector(name: str, values: NDArray[np.uint32] | NDArray[np.float32], dtype: type[np.generic]) -> None:
-    _require(values.ndim == 1 and values.dtype == dtype, f"{name} is a vector of {np.dtype(dtype)}")
-    values.flags.writeable = False
+def _vector(name: str, values: NDArray[np.uint32] | NDArray[np.float32], dtype: np.dtype[np.generic]) -> None:
+    if values.ndim != 1 or values.dtype != dtype:
+        raise ValueError(f"{name} is a vector of {dtype}")
+    if values.flags.writeable:
+        values.flags.writeable = False
 
 
 def _finite(parameters: FloatArray) -> None:
-    _vector("parameters", parameters, np.float32)
+    _vector("parameters", parameters, _FLOAT32)
     if not np.isfinite(parameters).all():
         raise NotFiniteError("parameters are finite: training has diverged, lower the learning rate")
 
@@ -154,7 +157,7 @@ class Plan(_Value):
         _require(self.qos in {0, 1}, "qos is 0 or 1")
         _require(len(self.program) == DIGEST_BYTES == len(self.schema), "digests are 8 bytes")
         _require(all(0 <= seat < 65536 for seat in self.cohort), "seats are uint16")
-        _vector("contributors", self.contributors, np.uint32)
+        _vector("contributors", self.contributors, _UINT32)
         _require(int(self.contributors.max(initial=0)) < 65536, "at most 65535 contributors a label")
         self._check_logits()
 
@@ -187,7 +190,7 @@ class Upload(_Value):
 
     def __post_init__(self) -> None:
         _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and 0 <= self.check < 65536, "run, round, check")
-        _vector("counts", self.counts, np.uint32)
+        _vector("counts", self.counts, _UINT32)
         _require(int(np.count_nonzero(self.counts)) == self.logits.rows, "one row for each label with counts")
         _require(self.logits.labels == len(self.counts), "rows as wide as there are labels")
 
@@ -251,7 +254,7 @@ class Birth(_Value):
         _require(len(self.program) == DIGEST_BYTES == len(self.schema), "digests are 8 bytes")
         texts = (self.profile, self.runtime, self.version)
         _require(all(len(text) <= 64 for text in texts), "texts of at most 64 characters")
-        _vector("samples", self.samples, np.uint32)
+        _vector("samples", self.samples, _UINT32)
         _require(len(self.samples) >= 1, "samples a label")
 
 
