@@ -238,7 +238,7 @@ def load_npz(folder: Path) -> Dataset:
 def read_shard(path: Path) -> tuple[DeviceData, float]:
     """A device's .npz, checked: -> its samples, and the scale (1 where the file has none). Raises DataError."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files if key in {*SHARD_KEYS, "scale"}}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
         raise DataError(f"{path}: not an .npz of plain arrays ({problem})") from problem
