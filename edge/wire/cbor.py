@@ -22,8 +22,12 @@ MAX_ITEMS = 23
 
 _UNSIGNED, _BYTES, _TEXT, _ARRAY, _TAG, _SIMPLE = 0, 2, 3, 4, 6, 7
 _NULL = 0xF6
-_WIDTHS = {24: struct.Struct(">B"), 25: struct.Struct(">H"), 26: struct.Struct(">I"), 27: struct.Struct(">Q")}
-_SHORTEST = {24: 24, 25: 2**8, 26: 2**16, 27: 2**32}  # the smallest argument that needs this width
+_ARGUMENTS = {24: (">B", 24), 25: (">H", 2**8), 26: (">I", 2**16), 27: (">Q", 2**32)}
+"""Low five bits of a head -> form of the argument that follows, and the smallest argument that needs this form."""
+_READERS = {
+    info: (struct.Struct(form).unpack_from, 1 + struct.calcsize(form), least)
+    for info, (form, least) in _ARGUMENTS.items()
+}
 _F16, _F32 = struct.Struct(">e"), struct.Struct(">f")
 
 
@@ -93,13 +97,13 @@ def _head(data: bytes, at: int) -> tuple[int, int]:
     info = data[at] & 31
     if info < 24:
         return info, at + 1
-    width = _WIDTHS.get(info)
-    if width is None:
+    if info not in _READERS:
         raise CborError("reserved or indefinite length")
-    (argument,) = width.unpack_from(data, at + 1)
-    if argument < _SHORTEST[info]:
+    unpack, size, least = _READERS[info]
+    argument: int = unpack(data, at + 1)[0]
+    if argument < least:
         raise CborError("a number or length is written in its shortest form")
-    return argument, at + 1 + width.size
+    return argument, at + size
 
 
 def _string(data: bytes, at: int, length: int) -> tuple[bytes, int]:
@@ -168,8 +172,8 @@ def _write_item(item: Item) -> bytes:
 def _write_head(major: int, argument: int) -> bytes:
     if argument < 24:
         return bytes([(major << 5) + argument])
-    info = next(info for info, smallest in reversed(_SHORTEST.items()) if argument >= smallest)
-    return bytes([(major << 5) + info]) + _WIDTHS[info].pack(argument)
+    info, form = next((info, form) for info, (form, least) in reversed(_ARGUMENTS.items()) if argument >= least)
+    return bytes([(major << 5) + info]) + struct.pack(form, argument)
 
 
 def write_float(value: float) -> bytes:

@@ -106,7 +106,7 @@ def parse_manifest(text: str) -> Manifest:
                 "optimiser_state": _tensors(raw["optimiser_state"]),
             }
         )
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as problem:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, json.JSONDecodeError) as problem:
         raise ValueError(f"not a program manifest: {problem}") from problem
 
 

@@ -158,5 +158,5 @@ def read_counts(codes: bytes) -> NDArray[np.uint32]:
     if codes.translate(_CANONICAL) != codes:
         raise ValueError("every count has one code, the one docs/wire.md gives")
     counts = _COUNTS[np.frombuffer(codes, np.uint8)]
-    counts.flags.writeable = False
+    counts.setflags(write=False)
     return counts

@@ -1,0 +1,146 @@
+"""Golden frames: the bytes of version 1, which change only with the version number (docs/wire.md).
+
+To add one: extend `GOLDEN`, run `python tests/edge/wire/test_golden.py`, and read the new
+.hex file before it is committed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pycddl
+import pytest
+
+from edge.wire import codec
+from edge.wire.messages import (
+    Birth,
+    Command,
+    Done,
+    Gone,
+    Message,
+    Method,
+    Order,
+    Parameters,
+    ParameterUpload,
+    Plan,
+    Report,
+    Seat,
+    Upload,
+)
+from edge.wire.rows import code_rows
+
+FOLDER = Path(__file__).with_name("golden")
+ROWS = np.array([[0.75, 0.1875, 0.0625], [0.03125, 0.96875, 0.0]])
+COUNTS = np.array([40, 0, 9], np.uint32)
+BITS = (32, 16, 8, 4, 3)
+
+
+def _plan(bits: int) -> Plan:
+    return Plan(
+        run=1700000000,
+        round=4,
+        rounds=30,
+        method=Method.FD,
+        steps=50,
+        seed=7,
+        lr=0.05,
+        gamma=0.5,
+        bits=bits,
+        deadline_s=60.0,
+        qos=1,
+        report=True,
+        normalise=False,
+        program=bytes.fromhex("0123456789abcdef"),
+        schema=bytes.fromhex("fedcba9876543210"),
+        cohort=frozenset({0, 1, 9}),
+        contributors=np.array([3, 0, 300], np.uint32),
+        logits=code_rows(ROWS, bits),
+    )
+
+
+def _first_plan() -> Plan:
+    return Plan(
+        run=1,
+        round=0,
+        rounds=3,
+        method=Method.FL,
+        steps=250,
+        seed=0,
+        lr=0.5,
+        gamma=0.0,
+        bits=32,
+        deadline_s=0.1,
+        qos=0,
+        report=False,
+        normalise=True,
+        program=bytes(8),
+        schema=bytes(8),
+        cohort=frozenset(),
+        contributors=np.zeros(0, np.uint32),
+        logits=None,
+    )
+
+
+GOLDEN: dict[str, Message] = {
+    **{f"plan-{bits}": _plan(bits) for bits in BITS},
+    "plan-first": _first_plan(),
+    **{
+        f"upload-{bits}": Upload(run=1700000000, round=4, check=0xFEDC, counts=COUNTS, logits=code_rows(ROWS, bits))
+        for bits in BITS
+    },
+    "parameter-upload": ParameterUpload(
+        run=1700000000, round=4, check=0xFEDC, samples=500, parameters=np.array([1.5, -2.0], np.float32)
+    ),
+    "done": Done(run=1700000000, round=4),
+    "parameters": Parameters(run=1700000000, round=5, parameters=np.array([0.25, 1e-3], np.float32)),
+    "birth": Birth(
+        profile="pi-zero-2-w",
+        runtime="onnx 1.32.0",
+        version="0.1.0",
+        program=bytes.fromhex("0123456789abcdef"),
+        schema=bytes.fromhex("fedcba9876543210"),
+        samples=np.array([100, 5, 70000], np.uint32),
+    ),
+    "gone": Gone(),
+    "seat": Seat(run=1700000000, seat=41),
+    "command-rebirth": Command(order=Order.REBIRTH),
+    "command-stop": Command(order=Order.STOP),
+    "report": Report(
+        run=1700000000,
+        round=4,
+        accuracy=0.875,
+        loss=0.3,
+        payload_up=400,
+        payload_down=520,
+        stream_up=70000,
+        stream_down=5_000_000_000,
+        train_s=1.25,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_bytes_are_golden(name: str) -> None:
+    frame = bytes.fromhex((FOLDER / f"{name}.hex").read_text())
+    assert codec.encode(GOLDEN[name]).hex() == frame.hex()
+    assert codec.decode(frame, limit=len(frame)) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_frames_are_valid_by_the_schema(name: str) -> None:
+    schema = pycddl.Schema(Path(codec.__file__).with_name("potstill.cddl").read_text())
+    schema.validate_cbor(bytes.fromhex((FOLDER / f"{name}.hex").read_text()))
+
+
+def test_every_golden_file_is_tested_and_every_kind_has_one() -> None:
+    assert {path.stem for path in FOLDER.glob("*.hex")} == set(GOLDEN)
+    kinds = {codec.encode(message)[2] for message in GOLDEN.values()}
+    assert kinds == set(range(1, 11))
+
+
+if __name__ == "__main__":
+    for stem, golden in GOLDEN.items():
+        file = FOLDER / f"{stem}.hex"
+        if not file.exists():  # a golden frame is never overwritten
+            file.write_text(codec.encode(golden).hex() + "\n")
