@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edge.runtime.graph import FloatArray, Graph, Node, Shape
+from edge.runtime.program import Program
+from edge.runtime.state import TensorRuntime
 
 Kernel: TypeAlias = Callable[..., FloatArray]
 Shapes: TypeAlias = dict[str, Shape]
@@ -372,3 +374,23 @@ def _share_unfolding(graph: Graph) -> tuple[list[Node], Shapes]:
         else:
             nodes.append(node)
     return nodes, shapes
+
+
+class NumpyRuntime(TensorRuntime):
+    """The program's flat graphs on numpy. Raises ProgramRefused on a malformed graph."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program, f"numpy {np.__version__}")
+        self._train = Executable(program.graph("train"))
+        self._predict: Executable | None = None
+
+    def _step(
+        self, tensors: list[FloatArray], x: FloatArray, target: FloatArray, lr: FloatArray
+    ) -> tuple[list[FloatArray], float, FloatArray]:
+        *new, loss, logits = self._train.run([*tensors, x, target, lr])
+        return new, float(loss), logits
+
+    def _forward(self, parameters: list[FloatArray], x: FloatArray) -> FloatArray:
+        if self._predict is None:
+            self._predict = Executable(self._program.graph("predict"))
+        return self._predict.run([*parameters, x])[0]
