@@ -1,0 +1,328 @@
+"""The flat graph as an ONNX model: operators of ai.onnx alone, so that any inference build of onnxruntime runs it.
+
+Which layout a tensor is computed in is planned first (`plan_layouts`), then every op writes its nodes. Convolutions
+and pooling are in `trainer.compile.onnx_images`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+from onnx import TensorProto, checker, helper
+
+from edge.runtime.graph import Graph, Node, Shape
+from trainer.compile import onnx_images as images
+from trainer.compile.onnx_emit import PLAIN, WHOLE, Emitter, Window
+
+OPSET = 17
+"""The first with every operator used here at full speed; onnxruntime has run it since 1.12."""
+IR_VERSION = 8
+"""What belongs to opset 17."""
+
+Write: TypeAlias = Callable[[Emitter, Node], None]
+
+
+def write_onnx(graph: Graph) -> bytes:
+    """The same graph gives the same bytes. Raises ValueError on an op that the op table does not know."""
+    graph = relu_behind_pooling(graph)
+    e = Emitter(graph, plan_layouts(graph))
+    for node in graph.nodes:
+        if node.op not in _WRITERS:
+            raise ValueError(f"no ONNX form of op {node.op!r}: add one to the table of trainer.compile.onnx_writer")
+        _WRITERS[node.op](e, node)
+    for name in graph.outputs:
+        if e.plain(name) != name or name in graph.inputs:
+            raise ValueError(f"output {name!r} must be a node's own result")
+    model = helper.make_model(
+        helper.make_graph(
+            e.nodes,
+            "step",
+            [_value(graph, name) for name in graph.inputs],
+            [_value(graph, name) for name in graph.outputs],
+            e.constants,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="potstill",
+    )
+    checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _value(graph: Graph, name: str) -> TensorProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(graph.shapes[name]))
+
+
+# ---------------------------------------------------------------- before writing: order and layouts
+
+
+def relu_behind_pooling(graph: Graph) -> Graph:
+    """relu, then max_pool2d -> max_pool2d, then relu: the same numbers, on tensors smaller by the window.
+
+    Backward, g reaches no window whose maximum is not positive, and where it is, x and relu(x) have their maximum at
+    the same place.
+    """
+    for node in graph.nodes:
+        if node.op == "relu":
+            graph = _swapped(graph, node)
+    return graph
+
+
+def _swapped(graph: Graph, relu: Node) -> Graph:
+    users = [node for node in graph.nodes if relu.output in node.inputs]
+    by_op = {node.op: node for node in users}
+    if len(users) != len(by_op) or relu.output in graph.outputs:
+        return graph
+    if set(by_op) == {"max_pool2d"}:
+        pool, backward, mask = by_op["max_pool2d"], None, None
+    elif set(by_op) == {"max_pool2d", "max_pool2d_grad", "relu_grad"}:
+        pool, backward, mask = by_op["max_pool2d"], by_op["max_pool2d_grad"], by_op["relu_grad"]
+        readers = [node.output for node in graph.nodes if backward.output in node.inputs]
+        if (
+            mask.inputs != (backward.output, relu.output)
+            or readers != [mask.output]
+            or backward.output in graph.outputs
+        ):
+            return graph
+    else:
+        return graph
+    (z,) = relu.inputs
+    pooled, masked = f"{pool.output}/before_relu", f"{pool.output}/masked"
+    shapes = {**graph.shapes, pooled: graph.shapes[pool.output], masked: graph.shapes[pool.output]}
+    instead: dict[str, tuple[Node, ...]] = {
+        relu.output: (),
+        pool.output: (
+            replace(pool, inputs=(z,), output=pooled),
+            replace(relu, inputs=(pooled,), output=pool.output),
+        ),
+    }
+    if backward is not None and mask is not None:
+        instead[backward.output] = ()
+        instead[mask.output] = (
+            replace(mask, inputs=(backward.inputs[0], pool.output), output=masked),
+            replace(backward, inputs=(masked, z, pooled), output=mask.output),
+        )
+    nodes = tuple(new for node in graph.nodes for new in instead.get(node.output, (node,)))
+    return replace(graph, nodes=nodes, shapes=shapes)
+
+
+def plan_layouts(graph: Graph) -> dict[str, Window]:
+    """Tensors that are computed batch last: what convolutions and poolings touch, and what is element-wise between."""
+    layouts = {name: images.pooling_windows(graph).get(name, WHOLE) for name in _images(graph)}
+    while True:
+        found = {name: window for node in graph.nodes for name, window in _spread(graph, node, layouts).items()}
+        new = {name: window for name, window in found.items() if name not in layouts}
+        if not new:
+            return layouts
+        layouts |= new
+
+
+def _images(graph: Graph) -> list[str]:
+    touched = [node.inputs[k] for node in graph.nodes for k in images.IMAGE_INPUTS.get(node.op, ())]
+    made = [node.output for node in graph.nodes if node.op in images.IMAGE_OUTPUTS]
+    return list(dict.fromkeys(touched + made))
+
+
+def _spread(graph: Graph, node: Node, layouts: dict[str, Window]) -> dict[str, Window]:
+    """The layouts that follow from one node, whose inputs or output may be planned already."""
+    shape = graph.shapes[node.output]
+    if node.op == "reshape":
+        linked = [node.inputs[0], node.output]
+        if graph.shapes[node.inputs[0]][:1] != shape[:1] or min(len(graph.shapes[name]) for name in linked) < 2:
+            return {}
+        return {name: WHOLE for name in linked if any(other in layouts for other in linked)}
+    if node.op not in _ELEMENTWISE and node.op != "relu_grad":
+        return {}
+    if not all(_follows(graph.shapes[name], shape) for name in node.inputs):
+        return {}
+    linked = [node.output, *(name for name in node.inputs if graph.shapes[name] == shape)]
+    window = next((layouts[name] for name in linked if name in layouts), None)
+    return {} if window is None else dict.fromkeys(linked, window)
+
+
+def _follows(shape: Shape, full: Shape) -> bool:
+    """Whether an operand has a batch-last form beside a tensor of the full shape: itself, a scalar, one number a channel."""
+    if len(full) < 2:
+        return False
+    return shape == full or int(np.prod(shape)) == 1 or _per_channel(shape, full)
+
+
+def _per_channel(shape: Shape, full: Shape) -> bool:
+    padded = (1,) * (len(full) - len(shape)) + shape
+    return padded == (1, full[1]) + (1,) * (len(full) - 2)
+
+
+# ---------------------------------------------------------------- element by element
+
+_ELEMENTWISE = {
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "div": "Div",
+    "maximum": "Max",
+    "neg": "Neg",
+    "exp": "Exp",
+    "log": "Log",
+    "sqrt": "Sqrt",
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+    "relu": "Relu",
+}
+
+
+def _elementwise(e: Emitter, node: Node) -> None:
+    kind = _ELEMENTWISE[node.op]
+    _each(e, node, lambda operands, out: e.op(kind, *operands, out=out))
+
+
+def _relu_grad(e: Emitter, node: Node) -> None:
+    _each(e, node, lambda operands, out: e.op("Mul", operands[0], images.step(e, operands[1]), out=out))
+
+
+def _each(e: Emitter, node: Node, form: Callable[[list[str], str | None], str]) -> None:
+    """`form` once, or once for each place of the window."""
+    window = e.layouts.get(node.output)
+    shape = e.shape(node.output)
+    if window is None or not all(_follows(e.shape(name), shape) for name in node.inputs):
+        e.put(node.output, PLAIN, [form([e.plain(name) for name in node.inputs], node.output)])
+        return
+    operands = [_operand(e, name, shape, window) for name in node.inputs]
+    e.put(node.output, window, [form(list(place), None) for place in zip(*operands, strict=True)])
+
+
+def _operand(e: Emitter, name: str, full: Shape, window: Window) -> tuple[str, ...]:
+    places = window[0] * window[1]
+    if e.shape(name) == full:
+        return e.batch_last(name, window)
+    if _per_channel(e.shape(name), full):
+        return (e.reshape(e.plain(name), (-1, 1)),) * places
+    return (e.reshape(e.plain(name), ()),) * places
+
+
+# ---------------------------------------------------------------- reductions and products
+
+
+def _plain_op(kind: str) -> Write:
+    def write(e: Emitter, node: Node) -> None:
+        e.put(node.output, PLAIN, [e.op(kind, *(e.plain(name) for name in node.inputs), out=node.output)])
+
+    return write
+
+
+def _softmax(kind: str) -> Write:
+    def write(e: Emitter, node: Node) -> None:
+        e.put(node.output, PLAIN, [e.op(kind, e.plain(node.inputs[0]), out=node.output, axis=-1)])
+
+    return write
+
+
+def _sum(e: Emitter, node: Node) -> None:
+    (x,) = node.inputs
+    axes, keepdims = list(node.attributes["axes"]), int(node.attributes["keepdims"])
+    if e.layouts.get(x) is not None and axes == [0, *range(2, len(e.shape(x)))]:
+        value = e.reshape(images.channel_sum(e, x), e.shape(node.output), out=node.output)
+    else:
+        value = e.op("ReduceSum", e.plain(x), e.ints(*axes), keepdims=keepdims, out=node.output)
+    e.put(node.output, PLAIN, [value])
+
+
+def _max(e: Emitter, node: Node) -> None:
+    axes, keepdims = list(node.attributes["axes"]), int(node.attributes["keepdims"])
+    e.put(
+        node.output, PLAIN, [e.op("ReduceMax", e.plain(node.inputs[0]), axes=axes, keepdims=keepdims, out=node.output)]
+    )
+
+
+def _max_grad(e: Emitter, node: Node) -> None:
+    g, x, y = (e.plain(name) for name in node.inputs)
+    hit = e.op("Cast", e.op("Equal", x, y), to=TensorProto.FLOAT)
+    count = e.op("ReduceSum", hit, e.ints(*node.attributes["axes"]), keepdims=1)
+    e.put(node.output, PLAIN, [e.op("Mul", hit, e.op("Div", g, count), out=node.output)])
+
+
+def _matmul(e: Emitter, node: Node) -> None:
+    flags = [bool(node.attributes[key]) for key in ("transpose_a", "transpose_b")]
+    (a, flip_a), (b, flip_b) = (_factor(e, name, flip) for name, flip in zip(node.inputs, flags, strict=True))
+    if e.layouts.get(node.output) is not None:  # (a b)^T = b^T a^T
+        value = e.op("Gemm", b, a, transA=int(not flip_b), transB=int(not flip_a))
+        e.put(node.output, WHOLE, [value])
+    else:
+        e.put(node.output, PLAIN, [e.op("Gemm", a, b, transA=int(flip_a), transB=int(flip_b), out=node.output)])
+
+
+def _gemm(e: Emitter, node: Node) -> None:
+    flags = [bool(node.attributes[key]) for key in ("transpose_a", "transpose_b")]
+    (a, flip_a), (b, flip_b) = (_factor(e, name, flip) for name, flip in zip(node.inputs[:2], flags, strict=True))
+    c, beta = e.plain(node.inputs[2]), float(node.attributes["beta"])
+    e.put(
+        node.output, PLAIN, [e.op("Gemm", a, b, c, transA=int(flip_a), transB=int(flip_b), beta=beta, out=node.output)]
+    )
+
+
+def _factor(e: Emitter, name: str, flip: bool) -> tuple[str, bool]:
+    """A factor as it is at hand and whether the product must turn it: batch last is turned already."""
+    if e.has(name, WHOLE) and not e.has(name, PLAIN):
+        return e.batch_last(name)[0], not flip
+    return e.plain(name), flip
+
+
+# ---------------------------------------------------------------- shapes
+
+
+def _reshape(e: Emitter, node: Node) -> None:
+    (x,) = node.inputs
+    shape = e.shape(node.output)
+    if node.output in e.layouts and x in e.layouts and len(shape) > 1:
+        (whole,) = e.batch_last(x)
+        e.put(node.output, WHOLE, [e.reshape(whole, (shape[1], -1))])
+    else:
+        e.put(node.output, PLAIN, [e.reshape(e.plain(x), shape, out=node.output)])
+
+
+def _transpose(e: Emitter, node: Node) -> None:
+    e.put(
+        node.output,
+        PLAIN,
+        [e.op("Transpose", e.plain(node.inputs[0]), perm=list(node.attributes["perm"]), out=node.output)],
+    )
+
+
+def _expand(e: Emitter, node: Node) -> None:
+    value = e.op("Expand", e.plain(node.inputs[0]), e.ints(*e.shape(node.output)), out=node.output)
+    e.put(node.output, PLAIN, [value])
+
+
+def _concat(e: Emitter, node: Node) -> None:
+    values = [e.plain(name) for name in node.inputs]
+    e.put(node.output, PLAIN, [e.op("Concat", *values, axis=int(node.attributes["axis"]), out=node.output)])
+
+
+def _slice(e: Emitter, node: Node) -> None:
+    axis, start, stop = (e.ints(int(node.attributes[key])) for key in ("axis", "start", "stop"))
+    e.put(node.output, PLAIN, [e.op("Slice", e.plain(node.inputs[0]), start, stop, axis, out=node.output)])
+
+
+_WRITERS: dict[str, Write] = {
+    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    "relu_grad": _relu_grad,
+    "softmax": _softmax("Softmax"),
+    "log_softmax": _softmax("LogSoftmax"),
+    "sum": _sum,
+    "max": _max,
+    "max_grad": _max_grad,
+    "matmul": _matmul,
+    "gemm": _gemm,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "expand": _expand,
+    "concat": _concat,
+    "slice": _slice,
+    "conv2d": images.conv2d,
+    "conv2d_dx": images.conv2d_dx,
+    "conv2d_dw": images.conv2d_dw,
+    "max_pool2d": images.max_pool2d,
+    "max_pool2d_grad": images.max_pool2d_grad,
+}
