@@ -54,6 +54,18 @@ def free_port(host: str = "127.0.0.1") -> int:
     return port
 
 
+def check_port(host: str, port: int) -> None:
+    """Raises `ServerError` when `host:port` cannot be listened on."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free
+        try:
+            probe.bind((host, port))
+        except OSError as problem:
+            raise ServerError(f"cannot listen on {host}:{port} ({problem}): choose another --port or --host") from (
+                problem
+            )
+
+
 def is_loopback(host: str) -> bool:
     return host in {"localhost", "::1"} or host.startswith("127.")
 

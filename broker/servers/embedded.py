@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from broker.servers import MAX_FRAME_BYTES, START_S, ServerError, free_port, stop_process
+from broker.servers import MAX_FRAME_BYTES, START_S, ServerError, check_port, free_port, stop_process
 
 _TOML = """\
 id = 0
@@ -83,6 +83,7 @@ class EmbeddedBroker:
     def __enter__(self) -> Self:
         if importlib.util.find_spec("iotcore") is None:
             raise ServerError("the embedded broker is not installed: pip install 'potstill[embedded]'")
+        check_port(self._host, self._port)
         self._folder = tempfile.TemporaryDirectory(prefix="potstill-broker-")
         config = Path(self._folder.name) / "rumqttd.toml"
         config.write_text(configuration(self._host, self._port))

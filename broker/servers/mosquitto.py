@@ -13,7 +13,15 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from broker.servers import MAX_FRAME_BYTES, ServerError, free_port, is_loopback, stop_process, wait_until_listening
+from broker.servers import (
+    MAX_FRAME_BYTES,
+    ServerError,
+    check_port,
+    free_port,
+    is_loopback,
+    stop_process,
+    wait_until_listening,
+)
 
 
 def configuration(host: str, port: int, *, persistence: Path | None = None) -> str:
@@ -84,6 +92,7 @@ class Mosquitto:
         program = find_mosquitto()
         if program is None:
             raise ServerError("no mosquitto on this machine: apt-get install mosquitto, or use --kind embedded")
+        check_port(self._host, self._port)
         folder = self._made_folder()
         config, log = folder / "mosquitto.conf", folder / "mosquitto.log"
         config.write_text(configuration(self._host, self._port, persistence=folder if self._persistent else None))
