@@ -1,0 +1,120 @@
+"""The models that Potstill brings along, and the user's own by `module:Class`. Needs torch.
+
+Letters: L labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+import torch
+from torch import nn
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelKind:
+    build: Callable[[Shape, int], nn.Module]
+    """(input shape of one sample, L) -> module."""
+    input_shape: Shape
+    """Where none is asked for."""
+    labels: tuple[str, ...]
+    optimiser: str
+    about: str
+
+
+_DIGITS = tuple("0123456789")
+_ACTIVITIES = ("walking", "walking-upstairs", "walking-downstairs", "sitting", "standing", "laying")
+"""Of UCI HAR, in its label order 1 to 6."""
+
+
+def mlp(input_shape: Shape, labels: int) -> nn.Module:
+    """One hidden layer of 128: 784-128-10 has 101,770 parameters."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), 128), nn.ReLU(), nn.Linear(128, labels))
+
+
+def cnn(input_shape: Shape, labels: int) -> nn.Module:
+    """conv3x3x12 same - maxpool2 - relu - conv3x3x6 same - relu - FC: 12,544 parameters for 1x28x28 and 10 labels.
+
+    One count that fits Mix2FLD's 12,544 (METHODS, section 3); EXPERIMENTS, section 0.
+    """
+    channels, height, width = input_shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 12, 3, padding=1),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(12, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * (height // 2) * (width // 2), labels),
+    )
+
+
+def cnn_8x8(input_shape: Shape, labels: int) -> nn.Module:
+    """The sibling for 8x8 images (scikit-learn's digits): conv3x3x16 same - relu - maxpool2 - conv3x3x32 same - relu - FC."""
+    channels, height, width = input_shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * (height // 2) * (width // 2), labels),
+    )
+
+
+def har_cnn(input_shape: Shape, labels: int) -> nn.Module:
+    """conv9/4x16 - relu - conv5/2x32 - relu - FC over 9 x 128 samples of phone sensors (EXPERIMENTS, section 3c)."""
+    channels, length = input_shape
+    first = (length - 9) // 4 + 1
+    second = (first - 5) // 2 + 1
+    return nn.Sequential(
+        nn.Conv1d(channels, 16, 9, stride=4),
+        nn.ReLU(),
+        nn.Conv1d(16, 32, 5, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * second, labels),
+    )
+
+
+MODELS: dict[str, ModelKind] = {
+    "mlp": ModelKind(
+        build=mlp, input_shape=(1, 28, 28), labels=_DIGITS, optimiser="sgd", about="dense, one hidden layer of 128"
+    ),
+    "cnn": ModelKind(
+        build=cnn, input_shape=(1, 28, 28), labels=_DIGITS, optimiser="sgd", about="two convolutions, 12,544 parameters on 28x28"
+    ),
+    "cnn-8x8": ModelKind(
+        build=cnn_8x8, input_shape=(1, 8, 8), labels=_DIGITS, optimiser="sgd", about="two convolutions for 8x8 digits"
+    ),
+    "har-cnn": ModelKind(
+        build=har_cnn, input_shape=(9, 128), labels=_ACTIVITIES, optimiser="momentum", about="two 1-D convolutions for phone sensors"
+    ),
+}
+
+
+def build_model(model: str, *, input_shape: Shape | None, labels: int | None, seed: int) -> nn.Module:
+    """One of `MODELS`, or "module:Class" called without arguments; its initial parameters drawn with `seed`.
+
+    Raises ValueError that says what can be asked for.
+    """
+    torch.manual_seed(seed)
+    if model in MODELS:
+        kind = MODELS[model]
+        return kind.build(input_shape or kind.input_shape, labels or len(kind.labels))
+    module, colon, name = model.partition(":")
+    if not colon:
+        raise ValueError(f"no model is called {model!r}: one of {', '.join(MODELS)}, or your own as module:Class")
+    try:
+        built = getattr(import_module(module), name)()
+    except (ImportError, AttributeError, TypeError) as problem:
+        raise ValueError(f"{model} cannot be built (a class that takes no arguments): {problem}") from problem
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"{model} is a {type(built).__name__}, not a torch module")
+    return built
