@@ -1,26 +1,55 @@
 """The device's state machine: events in, actions out. Nothing here waits, reads a clock, a disk or a socket.
 
 `step(session, event) -> (session, actions)`; the shell (`edge.client`) carries the actions out in order and feeds
-what comes of them back as events.
+what comes of them back as events. A device goes through five phases:
+
+    IDLE      no run has work for it: none heard, the last one over, or a plan for another program
+    WAITING   a plan was heard, but the seat or (FL) the round's parameters have not come yet; any order will do
+    TRAINING  the plan's K steps are under way in the shell's worker
+    SENT      the round's upload is pending: no cohort has said yet whether it counted
+    LEFT      told to stop
+
+`_TABLE` at the end says what each event does in each phase; a pair that is not in it raises `IllegalEventError`.
+The link may come and go in any phase: training goes on without it, and what is pending is sent again after it.
+
+Decisions (docs/adr/0002, docs/round.md):
+
+- The plan is the only acknowledgement. A pending upload is sent when it is made, when the link returns, when the
+  aggregator asks for a rebirth, and when the same plan is heard again on a live link (the aggregator asks again);
+  the plan's replay on subscribing is not such a question. It is settled by the next plan's cohort.
+- A plan heard while training waits, the newest one alone. When the outdated work is done its upload is dropped, for
+  its round has closed, but the model keeps what it learnt, and the newest plan begins.
+- The snapshot holds what a restart needs and nothing of a round in progress: a device that dies while training
+  hears the retained plan again and trains that round anew, from the model saved after its last finished round.
+
+Letters: L labels, P parameters, R rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.methods.fd import leave_one_out
+from edge.wire.codec import FrameError, decode, encode
 from edge.wire.messages import (
     Command,
     Done,
+    Method,
+    Order,
     Parameters,
     ParameterUpload,
     Plan,
     Seat,
+    UintArray,
     Upload,
 )
+from edge.wire.rows import CodedRows
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
@@ -29,7 +58,7 @@ FloatArray: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class LinkUp:
-    """Connected to the broker and subscribed."""
+    """Connected to the broker and subscribed. Without a LinkDown before it: the link was replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +109,10 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """Evaluate the model on the test set and publish the `Report` of `round`."""
+    """Evaluate the model on the test set and publish the `Report` of `round`.
+
+    Comes again when the device died in the round after: a report is kept once a (run, round, device).
+    """
 
     run: int
     round: int
@@ -105,7 +137,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Write session and model state to disk, atomically, before anything after it is done."""
+    """Write `snapshot(session)` and the model's state to disk, atomically, before anything after it is done.
+
+    The session is the one `step` returned with this action.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +158,374 @@ class Leave:
 
 
 Action: TypeAlias = Announce | Reset | Adopt | Review | Train | Send | Save | Note | Leave
+
+# ---------------------------------------------------------------- state
+
+
+class IllegalEventError(RuntimeError):
+    """The shell fed an event that cannot happen in this phase: a defect of the shell, not of the fleet."""
+
+
+class Phase(StrEnum):
+    IDLE = "idle"
+    WAITING = "waiting"
+    TRAINING = "training"
+    SENT = "sent"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    program: bytes
+    """Digest of the program this device serves; with `schema`, what a plan must name."""
+    schema: bytes
+    phase: Phase = Phase.IDLE
+    linked: bool = False
+    replayed: bool = False
+    """A plan has been heard on this link: the next equal one is no replay, the aggregator asks again."""
+    run: int | None = None
+    """The run that the model belongs to."""
+    completed: int = -1
+    """The last round of `run` trained here; the number of rounds when the run is over; -1: none."""
+    seat: Seat | None = None
+    """The last one told, perhaps of a run whose plan has not come yet."""
+    plan: Plan | None = None
+    """The plan acted on (or waited with) in `run`; None after a restart."""
+    queued: Plan | None = None
+    """The newest plan heard while training."""
+    parameters: Parameters | None = None
+    """The last heard, until they are adopted."""
+    pending: Upload | ParameterUpload | Done | None = None
+    """The upload of round `completed`, until a plan settles it."""
+    pending_qos: int = 1
+    counted: Upload | None = None
+    """This device's own upload within the logits of `plan`."""
+    noted: int | None = None
+    """The run about which the operator has been told that it is not for this device."""
+
+
+Outcome: TypeAlias = tuple[Session, list[Action]]
+
+
+_FORMAT = 1
+"""Of the snapshot; one of another format is left behind."""
+
+
+def start(saved: Mapping[str, Any] | None, *, program: bytes, schema: bytes) -> Session:
+    """A session for a device that serves this program, from the snapshot on its disk or None.
+
+    A snapshot of another program or label schema is left behind, for its model does not fit: `run` is then None, and
+    the model's state saved with it must not be loaded. Raises ValueError on a mapping that `snapshot` did not write.
+    """
+    fresh = Session(program=program, schema=schema)
+    if saved is None:
+        return fresh
+    try:
+        if (saved["format"], saved["program"], saved["schema"]) != (_FORMAT, program, schema):
+            return fresh
+        frame, seat = saved["pending"], saved["seat"]
+        pending = None if frame is None else _upload(frame)
+        return replace(
+            fresh,
+            phase=Phase.IDLE if pending is None else Phase.SENT,
+            run=saved["run"],
+            completed=saved["completed"],
+            seat=None if seat is None else Seat(run=seat[0], seat=seat[1]),
+            pending=pending,
+            pending_qos=saved["pending_qos"],
+        )
+    except (KeyError, TypeError, IndexError, ValueError, FrameError) as problem:
+        raise ValueError(
+            f"not a session's snapshot ({problem!r}): delete it, the device then joins afresh"
+        ) from problem
+
+
+def snapshot(session: Session) -> dict[str, Any]:
+    """What the disk keeps: None, ints, bytes and lists of them, ready for CBOR."""
+    return {
+        "format": _FORMAT,
+        "program": session.program,
+        "schema": session.schema,
+        "run": session.run,
+        "completed": session.completed,
+        "seat": None if session.seat is None else [session.seat.run, session.seat.seat],
+        "pending": None if session.pending is None else encode(session.pending),
+        "pending_qos": session.pending_qos,
+    }
+
+
+def _upload(frame: bytes) -> Upload | ParameterUpload | Done:
+    message = decode(frame, limit=len(frame))
+    if not isinstance(message, Upload | ParameterUpload | Done):
+        raise ValueError(f"a {type(message).__name__} where the pending upload belongs")  # noqa: TRY004
+    return message
+
+
+def step(session: Session, event: Event) -> Outcome:
+    """Raises `IllegalEventError` where the table has no entry."""
+    content = event.message if isinstance(event, Heard) else event
+    handler = _TABLE.get((session.phase, type(content)))
+    if handler is None:
+        raise _illegal(session, event)
+    return handler(session, content)
+
+
+def _illegal(session: Session, event: object) -> IllegalEventError:
+    at = "no plan" if session.plan is None else f"run {session.plan.run} round {session.plan.round}"
+    what = f"of run {event.run} round {event.round} " if isinstance(event, Trained) else ""
+    return IllegalEventError(
+        f"{type(event).__name__} {what}cannot happen in phase {session.phase} ({at}): "
+        "feed one Trained for each Train, and no LinkUp after Leave"
+    )
+
+
+# ---------------------------------------------------------------- the link
+
+
+def _link_up(session: Session, _: LinkUp) -> Outcome:
+    session = replace(session, linked=True, replayed=False)
+    return session, [Announce(), *_sent(session)]
+
+
+def _link_down(session: Session, _: LinkDown) -> Outcome:
+    return replace(session, linked=False), []
+
+
+def _sent(session: Session) -> list[Action]:
+    """Send what is pending, if it can be."""
+    if session.pending is None or not session.linked:
+        return []
+    return [Send(session.pending, session.pending_qos)]
+
+
+# ---------------------------------------------------------------- plans
+
+
+def _hear_plan(session: Session, plan: Plan) -> Outcome:
+    replay, session = not session.replayed, replace(session, replayed=True)
+    if not _ours(session, plan):
+        return _not_ours(session, plan)
+    if plan.run != session.run:
+        return _enter_run(session, plan)
+    newest = session.completed if session.plan is None else session.plan.round
+    if plan.round > newest:
+        session, notes = _settle(session, plan)
+        session, actions = _begin(replace(session, plan=plan))
+        return session, [*notes, *actions]
+    asked_again = plan.round == newest and not replay
+    return session, _sent(session) if asked_again else []
+
+
+def _queue_plan(session: Session, plan: Plan) -> Outcome:
+    session = replace(session, replayed=True)
+    if not _ours(session, plan):
+        return _not_ours(session, plan)
+    assert session.plan is not None  # the phase is TRAINING
+    if plan.run == session.run and plan.round <= session.plan.round:
+        return session, []
+    return replace(session, queued=plan), []
+
+
+def _ours(session: Session, plan: Plan) -> bool:
+    """For our program, and either of our run or with work still to come."""
+    fits = plan.program == session.program and plan.schema == session.schema
+    return fits and (plan.run == session.run or not plan.done)
+
+
+def _not_ours(session: Session, plan: Plan) -> Outcome:
+    if session.noted == plan.run:
+        return session, []
+    if plan.program != session.program:
+        text = f"serves program {plan.program.hex()}, this device {session.program.hex()}: put the same program on both"
+    elif plan.schema != session.schema:
+        text = "has another label schema than this device's program: put the same program on both"
+    else:
+        text = "is already over: this device waits for the next"
+    return replace(session, noted=plan.run), [Note(f"run {plan.run} {text}")]
+
+
+def _enter_run(session: Session, plan: Plan) -> Outcome:
+    session = replace(session, run=plan.run, completed=-1, plan=plan, pending=None, counted=None)
+    session, actions = _begin(session)
+    return session, [Reset(plan.run), *actions]
+
+
+def _settle(session: Session, plan: Plan) -> Outcome:
+    """The cohort of a newer plan of the same run says what became of the pending upload."""
+    upload = session.pending
+    if upload is None:
+        return replace(session, counted=None), []
+    settled = replace(session, pending=None, counted=None)
+    seated = session.seat is not None and session.seat.run == plan.run and session.seat.seat in plan.cohort
+    if upload.round != plan.round - 1:
+        return settled, [Note(f"round {upload.round}: its cohort was not heard, the fleet is at round {plan.round}")]
+    if not seated:
+        return settled, [Note(f"round {upload.round}: the upload was late or lost, it did not count")]
+    return replace(settled, counted=upload if isinstance(upload, Upload) else None), []
+
+
+def _begin(session: Session) -> Outcome:
+    """Act on `session.plan`, or wait for what is missing."""
+    plan = session.plan
+    assert plan is not None  # every caller has just set it
+    if not _ready(session, plan):
+        return replace(session, phase=Phase.WAITING), []
+    actions: list[Action] = []
+    if session.parameters is not None and _adopts(plan):
+        actions.append(Adopt(session.parameters.parameters))
+        session = replace(session, parameters=None)
+    if plan.report and plan.round > 0 and session.completed == plan.round - 1:
+        actions.append(Review(plan.run, session.completed))
+    if plan.done:
+        session = replace(session, phase=Phase.IDLE, completed=plan.round, counted=None)
+        return session, [*actions, Save()]
+    actions.append(Train(plan, _teacher(session.counted, plan)))
+    return replace(session, phase=Phase.TRAINING, counted=None), actions
+
+
+def _ready(session: Session, plan: Plan) -> bool:
+    heard = session.parameters
+    if _adopts(plan) and (heard is None or (heard.run, heard.round) != (plan.run, plan.round)):
+        return False
+    return plan.done or (session.seat is not None and session.seat.run == plan.run)
+
+
+def _adopts(plan: Plan) -> bool:
+    """Round 0 of FL starts from the program's own initial parameters, the same on every device."""
+    return plan.method is Method.FL and plan.round > 0
+
+
+def _teacher(counted: Upload | None, plan: Plan) -> FloatArray | None:
+    """(L, L) the mean over the others, a row of zeros where nobody else sent the label; None without distillation."""
+    if plan.method is not Method.FD:
+        return None
+    L = len(plan.contributors)
+    nothing = np.zeros(L, np.uint32)
+    own, counts = (None, nothing) if counted is None else (counted.logits, counted.counts)
+    return leave_one_out(
+        _by_label(plan.logits, plan.contributors),
+        plan.contributors,
+        _by_label(own, counts),
+        counts,
+        counted is not None,
+    )
+
+
+def _by_label(coded: CodedRows | None, holders: UintArray) -> FloatArray:
+    """Rows (R, L) of the labels with holders > 0 -> (L, L), zeros elsewhere."""
+    rows = np.zeros((len(holders), len(holders)), np.float32)  # (L, L)
+    if coded is not None:
+        rows[holders > 0] = coded.values()
+    return rows
+
+
+# ---------------------------------------------------------------- what else is heard
+
+
+def _hear_parameters(session: Session, parameters: Parameters) -> Outcome:
+    plan = session.plan
+    if plan is not None and parameters.run == plan.run and parameters.round <= plan.round:
+        return session, []  # already adopted; kept, they would fill the memory of a small device
+    return replace(session, parameters=parameters), []
+
+
+def _hear_seat(session: Session, seat: Seat) -> Outcome:
+    return replace(session, seat=seat), []
+
+
+def _awaited_parameters(session: Session, parameters: Parameters) -> Outcome:
+    return _begin(replace(session, parameters=parameters))
+
+
+def _awaited_seat(session: Session, seat: Seat) -> Outcome:
+    return _begin(replace(session, seat=seat))
+
+
+def _obey(session: Session, command: Command) -> Outcome:
+    if command.order is Order.STOP:
+        return replace(session, phase=Phase.LEFT), [Leave("told to stop")]
+    announced: list[Action] = [Announce()] if session.linked else []
+    return session, [*announced, *_sent(session)]
+
+
+def _ignore(session: Session, _: object) -> Outcome:
+    return session, []
+
+
+# ---------------------------------------------------------------- training
+
+
+def _finish(session: Session, trained: Trained) -> Outcome:
+    session = _completed(session, trained)
+    if session.queued is None:
+        session = replace(session, phase=Phase.SENT)
+        return session, [Save(), *_sent(session)]
+    return _drop(session, session.queued)
+
+
+def _finish_left(session: Session, trained: Trained) -> Outcome:
+    """Told to stop while training: the work is saved and sent at the next start."""
+    return _completed(session, trained), [Save()]
+
+
+def _completed(session: Session, trained: Trained) -> Session:
+    plan = session.plan
+    expected = plan is not None and session.completed < plan.round
+    if not expected or plan is None or (trained.run, trained.round) != (plan.run, plan.round):
+        raise _illegal(session, trained)
+    return replace(session, completed=trained.round, pending=trained.upload, pending_qos=plan.qos)
+
+
+def _drop(session: Session, newer: Plan) -> Outcome:
+    """The round closed while it was trained here: the upload goes, the work stays.
+
+    The work is saved before the next training begins, with whatever has been adopted and reset by then: that is the
+    state in which a restart would begin the same training.
+    """
+    note = Note(f"round {session.completed}: trained too late, round {newer.round} of run {newer.run} was already open")
+    session = replace(session, phase=Phase.IDLE, pending=None, queued=None)
+    session, actions = _hear_plan(session, newer)
+    training = [action for action in actions if isinstance(action, Train)]
+    before = [action for action in actions if not isinstance(action, Train | Save)]
+    return session, [note, *before, Save(), *training]
+
+
+_Handler: TypeAlias = Callable[[Session, Any], Outcome]
+
+_TABLE: dict[tuple[Phase, type], _Handler] = {
+    (Phase.IDLE, LinkUp): _link_up,
+    (Phase.IDLE, LinkDown): _link_down,
+    (Phase.IDLE, Plan): _hear_plan,
+    (Phase.IDLE, Parameters): _hear_parameters,
+    (Phase.IDLE, Seat): _hear_seat,
+    (Phase.IDLE, Command): _obey,
+    # ------------------------------------
+    (Phase.WAITING, LinkUp): _link_up,
+    (Phase.WAITING, LinkDown): _link_down,
+    (Phase.WAITING, Plan): _hear_plan,
+    (Phase.WAITING, Parameters): _awaited_parameters,
+    (Phase.WAITING, Seat): _awaited_seat,
+    (Phase.WAITING, Command): _obey,
+    # ------------------------------------
+    (Phase.TRAINING, LinkUp): _link_up,
+    (Phase.TRAINING, LinkDown): _link_down,
+    (Phase.TRAINING, Plan): _queue_plan,
+    (Phase.TRAINING, Parameters): _hear_parameters,
+    (Phase.TRAINING, Seat): _hear_seat,
+    (Phase.TRAINING, Command): _obey,
+    (Phase.TRAINING, Trained): _finish,
+    # ------------------------------------
+    (Phase.SENT, LinkUp): _link_up,
+    (Phase.SENT, LinkDown): _link_down,
+    (Phase.SENT, Plan): _hear_plan,
+    (Phase.SENT, Parameters): _hear_parameters,
+    (Phase.SENT, Seat): _hear_seat,
+    (Phase.SENT, Command): _obey,
+    # ------------------------------------
+    (Phase.LEFT, LinkDown): _link_down,
+    (Phase.LEFT, Plan): _ignore,
+    (Phase.LEFT, Parameters): _ignore,
+    (Phase.LEFT, Seat): _ignore,
+    (Phase.LEFT, Command): _ignore,
+    (Phase.LEFT, Trained): _finish_left,
+}
