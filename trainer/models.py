@@ -13,6 +13,8 @@ from importlib import import_module
 import torch
 from torch import nn
 
+from trainer.compile.optimise import Optimiser
+
 Shape = tuple[int, ...]
 
 
@@ -23,7 +25,7 @@ class ModelKind:
     input_shape: Shape
     """Where none is asked for."""
     labels: tuple[str, ...]
-    optimiser: str
+    optimiser: Optimiser
     about: str
 
 

@@ -34,6 +34,7 @@ class Unsupported(ValueError):  # noqa: N818 - named by what it says; the caller
 
 def lower_trace(trace: GraphModule, b: Builder, inputs: Sequence[str]) -> list[str]:
     """Append the trace's nodes to the builder, its placeholders being `inputs`; -> names of its outputs, in order."""
+    trace.graph.eliminate_dead_code()  # such as the unused indices of a 1-D pooling
     values: dict[FxNode, Any] = {}
     left = iter(inputs)
     for node in trace.graph.nodes:
