@@ -1,8 +1,8 @@
 """A .tflite file being built: tensors, constants and built-in operators of one subgraph -> bytes.
 
 The schema comes with ai-edge-litert (`schema_py_generated`, the flatbuffers object API); docs/adr/0005 says why we
-write the file ourselves. Every operator is written with version 1 unless the caller names another one, so that the oldest
-runtime we serve (tflite-runtime 2.14) takes it. Same calls, same bytes.
+write the file ourselves. Every operator is written with version 1 unless the caller names another one, so that the
+oldest runtime we serve (tflite-runtime 2.14) takes it. Same calls, same bytes.
 """
 
 from __future__ import annotations

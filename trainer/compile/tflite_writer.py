@@ -3,9 +3,9 @@
 Images are kept **batch-last**, (C, H, W, B), from the first convolution to the flattening, and every convolution is an
 unfolding (slices, each a run of at least B floats) and a matrix product. Measured on one x86 core with ai-edge-litert
 2.3, batch 32, 8 -> 16 channels, 14 x 14, 3 x 3: CONV_2D with weights that are no constants takes 1.14 ms (XNNPACK
-refuses them), unfolding and product 0.51 ms; from one channel at 28 x 28 it is 1.14 against 0.25 ms. Flattening batch-last
-images costs nothing: the product that follows reads its operand transposed. FULLY_CONNECTED with such weights takes
-0.32 ms for 32 x 784 x 128, BATCH_MATMUL 0.12 ms. The numbers of other layouts are in docs/adr/0005.
+refuses them), unfolding and product 0.51 ms; from one channel at 28 x 28 it is 1.14 against 0.25 ms. Flattening
+batch-last images costs nothing: the product that follows reads its operand transposed. FULLY_CONNECTED with such
+weights takes 0.32 ms for 32 x 784 x 128, BATCH_MATMUL 0.12 ms. The numbers of other layouts are in docs/adr/0005.
 
 Letters: B batch, C and O channels in and out, (H, W) and (H', W') image in and out, (h, w) kernel,
 K = h w C, N = H' W' B.
@@ -174,7 +174,7 @@ def _unexpanded(lowering: _Lowering, node: Node) -> tuple[str, ...]:
 
 
 def _relu_grad(lowering: _Lowering, node: Node) -> None:
-    """As g * clip(relu(y) * STEEP, -1, 1): a comparison and SELECT_V2 take three times as long, on 2.14 thirty times."""
+    """As g * clip(relu(y) * STEEP, -1, 1): a comparison and SELECT_V2 take three times as long, thirty on 2.14."""
     g, y = node.inputs
     shape = lowering.shapes[node.output]
     last = _wants_last(lowering, node.inputs, len(shape))
