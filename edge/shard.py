@@ -44,7 +44,7 @@ class Shard:
 
     @property
     def samples(self) -> int:
-        """n."""
+        """Of the training set: n."""
         return len(self.train_y)
 
     def counts(self, labels: int) -> NDArray[np.uint32]:
@@ -70,7 +70,9 @@ def load_shard(path: Path, manifest: Manifest) -> Shard:
     arrays = _read(path)
     missing = [name for name in _ARRAYS if name not in arrays]
     if missing:
-        raise ShardError(f"{path}: no {', '.join(missing)}; a shard holds {', '.join(_ARRAYS)} (test sets may be empty)")
+        raise ShardError(
+            f"{path}: no {', '.join(missing)}; a shard holds {', '.join(_ARRAYS)} (test sets may be empty)"
+        )
     shard = Shard(
         train_x=_samples(path, "train_x", arrays["train_x"], manifest.input_shape),
         train_y=_labels(path, "train_y", arrays["train_y"], len(manifest.labels)),

@@ -1,6 +1,6 @@
-"""What a device keeps on its disk: one file a device, replaced whole, and a lock on the folder it lies in.
+r"""What a device keeps on its disk: one file a device, replaced whole, and a lock on the folder it lies in.
 
-    WORK/device.state   "potstill-device 1\\n" | SHA-256 of the rest, 32 bytes | CBOR map (fields of `Snapshot`)
+    WORK/device.state   "potstill-device 1\n" | SHA-256 of the rest, 32 bytes | CBOR map (fields of `Snapshot`)
     WORK/lock           held (flock) as long as a client works here
 
 A file is written beside, synced and renamed over the old one, so a crash leaves the one or the other. What cannot be
@@ -158,3 +158,24 @@ def parse_snapshot(data: bytes) -> Snapshot:
         )
     except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError) as problem:
         raise DamagedError(f"not what this version writes ({problem!r})") from problem
+
+
+def describe(snapshot: Snapshot) -> list[tuple[str, str]]:
+    """Lines for the operator: name, value."""
+    session = snapshot.session
+    pending = session.get("pending")
+    return [
+        ("device", snapshot.device),
+        ("run", str(session.get("run"))),
+        ("last round", str(session.get("completed"))),
+        ("pending upload", "none" if pending is None else f"of round {session.get('completed')}"),
+        ("loss", f"{snapshot.loss:.4f}"),
+        ("numbers", f"{len(snapshot.state)} of model and optimiser"),
+        ("payload up", _counted(snapshot.traffic.get("up"))),
+        ("payload down", _counted(snapshot.traffic.get("down"))),
+        ("frames refused", _counted(snapshot.traffic.get("refused"))),
+    ]
+
+
+def _counted(counters: dict[str, int] | None) -> str:
+    return ", ".join(f"{name} {count}" for name, count in (counters or {}).items()) or "none"

@@ -24,7 +24,7 @@ _LENGTH = _BYTES_SENT + 8
 class HasOptions(Protocol):
     """What is asked of a socket: plain and TLS sockets have it."""
 
-    def getsockopt(self, level: int, option: int, length: int, /) -> bytes: ...
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """What a device's client sent and heard: payload bytes by kind and direction, stream bytes without its own reports.
 
-Pure: numbers in, numbers out. Sizes are those of MQTT 5 (OASIS, section 3.3) as `edge.client` writes them: no properties.
+Pure: numbers in, numbers out. Sizes are those of MQTT 5 (section 3.3) as `edge.client` writes them: no properties.
 """
 
 from __future__ import annotations
@@ -90,13 +90,14 @@ class Traffic:
             sent=max(0, total.sent - self.reports.sent), received=max(0, total.received - self.reports.received)
         )
 
-    def to_plain(self) -> dict[str, Any]:
-        """For the disk."""
+    def to_plain(self, open_connection: StreamBytes | None) -> dict[str, Any]:
+        """For the disk: after a restart the connection that is open now is one of the ended ones."""
+        ended = self.closed if open_connection is None else self.closed + open_connection
         return {
             "up": self.up,
             "down": self.down,
             "refused": self.refused,
-            "closed": [self.closed.sent, self.closed.received],
+            "closed": [ended.sent, ended.received],
             "reports": [self.reports.sent, self.reports.received],
         }
 

@@ -1,0 +1,149 @@
+"""`potstill edge`: the device's commands. Options and one call each; numpy and paho are loaded by `run` alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_RUNTIMES = ("onnx", "tflite", "numpy", "torch")
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+def prepare_environment() -> None:
+    """Before numpy and onnxruntime are imported: both read these once.
+
+    A second BLAS thread makes batches of 32 slower and takes memory; onnxruntime from 1.29 on sends telemetry
+    unless this variable stands before its import.
+    """
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "ORT_DISABLE_TELEMETRY"):
+        os.environ.setdefault(name, "1")
+
+
+@click.group()
+def edge() -> None:
+    """The device: train on local data, publish logits, learn from everybody's average."""
+
+
+@edge.command()
+@click.option("--broker", required=True, metavar="URL", help="mqtt://HOST[:1883] or mqtts://HOST[:8883].")
+@click.option("--fleet", required=True, help="Name of the fleet: a-z, 0-9 and '-'.")
+@click.option("--device", required=True, help="Name of this device, unique in its fleet.")
+@click.option("--program", required=True, type=_FOLDER, help="Folder of the compiled program.")
+@click.option(
+    "--data", required=True, type=_FILE, help="This device's samples: train_x, train_y, test_x, test_y (.npz)."
+)
+@click.option("--work", required=True, type=_FOLDER, help="Folder this device keeps its state in; one for each device.")
+@click.option("--runtime", type=click.Choice(_RUNTIMES), help="Default: the best that is installed.")
+@click.option("--profile", help="What kind of board this is (`potstill profiles list`); default: unknown.")
+@click.option("--keepalive", type=int, metavar="SECONDS", help="Between signs of life on an idle link; default 300.")
+@click.option("--cafile", type=_FILE, help="CA of the broker's certificate (mqtts); default: the system's.")
+@click.option("--cert", type=_FILE, help="This device's certificate (mqtts), with --key.")
+@click.option("--key", type=_FILE, help="The certificate's private key.")
+@click.option(
+    "--credentials",
+    type=_FILE,
+    help="File of two lines, user and password, readable by its owner alone. "
+    "Or set POTSTILL_MQTT_USER and POTSTILL_MQTT_PASSWORD.",
+)
+@click.option("--log-level", type=click.Choice(_LEVELS), default="info", show_default=True)
+def run(
+    *,
+    broker: str,
+    fleet: str,
+    device: str,
+    program: Path,
+    data: Path,
+    work: Path,
+    runtime: str | None,
+    profile: str | None,
+    keepalive: int | None,
+    cafile: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    credentials: Path | None,
+    log_level: str,
+) -> None:
+    r"""Be one device: join run after run until a STOP from the aggregator, SIGTERM or Ctrl-C.
+
+    A second start with the same --work goes on where the first one ended. What the run asks for (method, steps,
+    learning rate, QoS) comes with the aggregator's plan.
+
+    \b
+    Example:
+      potstill edge run --broker mqtt://127.0.0.1:1883 --fleet lab --device d00 \
+        --program programs/digits-cnn --data d00.npz --work state/d00
+    """
+    prepare_environment()
+    _log(log_level)
+    from edge import client, store
+    from edge.runtime.choose import RuntimeMissing
+
+    typed: dict[str, Any] = {"runtime": runtime, "profile": profile, "keepalive_s": keepalive}
+    try:
+        user, password = _credentials(credentials)
+        settings = client.Settings(
+            broker=broker,
+            fleet=fleet,
+            device=device,
+            program=program,
+            data=data,
+            work=work,
+            cafile=cafile,
+            cert=cert,
+            key=key,
+            user=user,
+            password=password,
+            **{name: value for name, value in typed.items() if value is not None},
+        )
+        client.run(settings)
+    except (ValueError, RuntimeMissing, store.WorkFolderError) as problem:
+        raise click.ClickException(str(problem)) from problem
+
+
+@edge.command()
+@click.option("--work", required=True, type=_FOLDER, help="The device's folder, as given to `potstill edge run`.")
+def show(work: Path) -> None:
+    r"""Say what a device has on its disk: run, round, pending upload, bytes.
+
+    \b
+    Example:
+      potstill edge show --work state/d00
+    """
+    prepare_environment()
+    from edge import store
+
+    try:
+        snapshot = store.read_snapshot(work / store.STATE_FILE)
+    except store.DamagedError as problem:
+        raise click.ClickException(f"{problem}; the next start sets it aside and begins afresh") from problem
+    if snapshot is None:
+        raise click.ClickException(f"{work / store.STATE_FILE}: no such file; no round was finished here yet")
+    for name, value in store.describe(snapshot):
+        click.echo(f"{name:<16} {value}")
+
+
+def _log(level: str) -> None:
+    import logging
+
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+
+
+def _credentials(file: Path | None) -> tuple[str | None, str | None]:
+    """User and password from the file or the environment; (None, None) if there are none."""
+    if file is None:
+        return os.environ.get("POTSTILL_MQTT_USER"), os.environ.get("POTSTILL_MQTT_PASSWORD")
+    try:
+        mode = file.stat().st_mode
+        lines = file.read_text().splitlines()
+    except OSError as problem:
+        raise ValueError(f"{file}: {problem.strerror}; --credentials names a file of two lines") from problem
+    if mode & 0o077:
+        raise ValueError(f"{file}: others can read it; chmod 600 {file}")
+    if len(lines) != 2:
+        raise ValueError(f"{file}: two lines are wanted, the user and the password")
+    return lines[0], lines[1]

@@ -1,0 +1,664 @@
+"""The shell of a device: the only module of `edge` that touches network, clock and signals.
+
+One thread does everything. `Link` is paho-mqtt driven from outside (`loop_read`, `loop_write`, `loop_misc`), so that
+between two training steps the client can listen, and nothing is ever shared between threads. `Client` feeds what
+happens to `edge.session.step` and carries out the actions that come back, in their order.
+
+Bytes on the link (docs/wire.md has the sums for a round):
+
+- TCP_NODELAY: with Nagle's algorithm and the peer's delayed acknowledgement a round takes 40 ms longer.
+- A message's PUBACK waits until the message has been acted on and leaves in one segment with the upload it caused
+  (TCP_CORK): one Ethernet frame less up, and one acknowledgement less down, in every round.
+- The parameters' topic is subscribed only while a plan says FL.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edge import session as machine
+from edge.meter.stream import StreamBytes, read_stream
+from edge.meter.traffic import Traffic, publish_bytes, traffic_from_plain
+from edge.runtime.choose import choose, installed, load_runtime
+from edge.runtime.program import load_program
+from edge.session import Action, Event, Session
+from edge.shard import Shard, load_shard
+from edge.store import Snapshot, WorkFolder
+from edge.train import DivergedError, accuracy, train
+from edge.wire import topics
+from edge.wire.codec import FrameError, Reason, decode, encode, parameters_limit, plan_limit
+from edge.wire.messages import Birth, Command, Gone, Message, Method, Parameters, Plan, Report, Seat
+
+LOG = logging.getLogger("potstill.edge")
+
+KEEPALIVE_S = 300
+"""A PINGREQ, its answer and the TCP acknowledgement are 202 Ethernet bytes: at 300 s 40 bytes a minute while idle."""
+SESSION_EXPIRY_S = 3600
+"""How long a broker that can is asked to queue for an absent device; the retained plan covers a longer absence."""
+BACKOFF_S = (1.0, 60.0)
+"""Least and most between two attempts to connect, before jitter."""
+CONNECT_TIMEOUT_S = 5.0
+UNACKNOWLEDGED_MS = 60_000
+"""A link on which sent bytes stay unacknowledged for this long is taken for dead (RFC 5482)."""
+FAREWELL_S = 2.0
+"""How long the client waits at its end for the broker to acknowledge `Gone`."""
+BETWEEN_STEPS_S = 0.05
+"""How often the link is looked at while training: a look takes 20 us, a step of the smallest program 100 us."""
+IDLE_S = 30.0
+"""How often the keepalive is looked at while nothing happens."""
+MOST_SEATS = 65536
+_TAKEN_OVER = 0x8E  # MQTT 5, section 4.13: Session taken over
+
+
+class ConfigurationError(ValueError):
+    """This device cannot start like this; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Of one device process. All defaults stand here."""
+
+    broker: str
+    """mqtt://host[:1883] or mqtts://host[:8883]."""
+    fleet: str
+    device: str
+    program: Path
+    data: Path
+    work: Path
+    runtime: str | None = None
+    """onnx, tflite, numpy or torch; None: the best that is installed."""
+    profile: str = "unknown"
+    keepalive_s: int = KEEPALIVE_S
+    cafile: Path | None = None
+    """The CA that signed the broker's certificate; None: the system's."""
+    cert: Path | None = None
+    key: Path | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        topics.check_name(self.fleet, "fleet")
+        topics.check_name(self.device, "device")
+        parse_url(self.broker)
+        if (self.cert is None) != (self.key is None):
+            raise ConfigurationError("a client certificate needs its key: give both --cert and --key")
+        if not 5 <= self.keepalive_s <= 65535:
+            raise ConfigurationError("keepalive: 5 to 65535 seconds")
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+    tls: bool
+
+
+def parse_url(url: str) -> Address:
+    """Raises ConfigurationError on anything but mqtt://host[:port] or mqtts://host[:port]."""
+    wanted = "the broker is mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as problem:
+        raise ConfigurationError(f"{wanted}, not {url!r}") from problem
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError("no password in the URL, where every user of this machine sees it: --credentials FILE")
+    if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise ConfigurationError(f"{wanted}, not {url!r}")
+    tls = parts.scheme == "mqtts"
+    return Address(parts.hostname, port or (8883 if tls else 1883), tls)
+
+
+def backoff_s(attempt: int, jitter: float) -> float:
+    """Seconds before attempt 1, 2, ... to connect again: doubled each time, times 0.5 to 1.5 (jitter 0..1)."""
+    least, most = BACKOFF_S
+    return float(min(most, least * 2 ** min(attempt - 1, 16)) * (0.5 + jitter))
+
+
+# ---------------------------------------------------------------- the link
+
+
+class Incoming(NamedTuple):
+    topic: str
+    payload: bytes
+
+
+Happening: TypeAlias = machine.LinkUp | machine.LinkDown | Incoming
+
+
+class Link:
+    """One MQTT 5 connection that comes back by itself, and says so: `LinkUp` once subscribed, `LinkDown`."""
+
+    def __init__(self, settings: Settings, traffic: Traffic) -> None:
+        """Raises ConfigurationError if the TLS files cannot be read. Connects at the first `poll`."""
+        self._address = parse_url(settings.broker)
+        self._traffic = traffic
+        self._filters = {
+            topics.plan(settings.fleet): _keep_retained(),
+            topics.command(settings.fleet, settings.device): _keep_retained(),
+        }
+        self._happened: list[Happening] = []
+        self._unacknowledged: list[int] = []
+        self._outstanding: set[int] = set()
+        self._subscribing: int | None = None
+        self._up = False
+        self._closing = False
+        self._attempt = 0
+        self._retry_at_s = 0.0
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._mqtt = self._client(settings)
+
+    def _client(self, settings: Settings) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"{settings.fleet}.{settings.device}",  # rumqttd refuses one with a slash
+            protocol=paho.MQTTv5,
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.will_set(topics.birth(settings.fleet, settings.device), encode(Gone()), qos=1, retain=True)
+        if settings.user is not None:
+            client.username_pw_set(settings.user, settings.password)
+        if self._address.tls:
+            client.tls_set_context(_tls_context(settings))
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_socket_open = self._on_socket_open
+        client.on_socket_close = self._on_socket_close
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+        properties.SessionExpiryInterval = SESSION_EXPIRY_S
+        client.connect_async(
+            self._address.host,
+            self._address.port,
+            keepalive=settings.keepalive_s,
+            clean_start=False,
+            properties=properties,
+        )
+        return client
+
+    # ------------------------------------------------------------ for the client
+
+    @property
+    def tls(self) -> bool:
+        return self._address.tls
+
+    @property
+    def wake_fd(self) -> int:
+        """A byte written here ends a waiting `poll`; it is where Python reports signals."""
+        return self._wake_writer.fileno()
+
+    def poll(self, timeout_s: float) -> list[Happening]:
+        """What has happened, after waiting for it for at most `timeout_s`. Connects where there is no connection."""
+        connection = self._mqtt.socket()
+        if connection is None:
+            self._connect_or_wait(timeout_s)
+        else:
+            self._exchange(connection, timeout_s)
+        happened, self._happened = self._happened, []
+        return happened
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
+        info = self._mqtt.publish(topic, payload, qos=qos, retain=retain)
+        if qos and not info.is_published():
+            self._outstanding.add(info.mid)
+
+    def acknowledge(self) -> None:
+        """Everything heard so far has been acted on. In the order of arrival, as brokers want it (rumqttd insists)."""
+        heard, self._unacknowledged = self._unacknowledged, []
+        for mid in heard:
+            self._mqtt.ack(mid, 1)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is published and acknowledged within leaves in as few segments as it fits in."""
+        connection = self._mqtt.socket()
+        _cork(connection, on=True)
+        try:
+            yield
+        finally:
+            _cork(connection, on=False)
+
+    def want_parameters(self, topic: str, *, wanted: bool, now: bool) -> None:
+        """Subscribe to the parameters' topic or leave it; `now`: those retained on the broker are needed."""
+        if wanted == (topic in self._filters):
+            return
+        if wanted:
+            self._filters[topic] = _keep_retained()  # after a reconnect it may be the next round's: asked for then
+            self._mqtt.subscribe(topic, options=_keep_retained() if now else _without_retained())
+        else:
+            del self._filters[topic]
+            self._mqtt.unsubscribe(topic)
+
+    def stream(self) -> StreamBytes | None:
+        """Of the connection that is open now."""
+        connection: Any = self._mqtt.socket()
+        return None if connection is None else read_stream(connection)
+
+    def close(self, topic: str, farewell: bytes) -> None:
+        """Publish a retained farewell, wait for its acknowledgement, disconnect without setting off the will."""
+        if self._up:
+            self.acknowledge()
+            self.publish(topic, farewell, qos=1, retain=True)
+            end_s = time.monotonic() + FAREWELL_S
+            while self._outstanding and self._up and time.monotonic() < end_s:
+                self.poll(0.1)
+            self._closing = True
+            self._mqtt.disconnect()
+        connection = self._mqtt.socket()
+        if connection is not None:
+            connection.close()
+
+    # ------------------------------------------------------------ network
+
+    def _connect_or_wait(self, timeout_s: float) -> None:
+        wait_s = self._retry_at_s - time.monotonic()
+        if wait_s > 0:
+            self._wait([], [], min(timeout_s, wait_s))
+            return
+        try:
+            self._mqtt.reconnect()
+        except OSError as problem:
+            self._try_later(f"cannot connect to {self._address.host}:{self._address.port}: {problem}")
+
+    def _exchange(self, connection: Any, timeout_s: float) -> None:
+        pending = self._address.tls and connection.pending() > 0
+        writing = [connection] if self._mqtt.want_write() else []
+        readable, writable = self._wait([connection], writing, 0.0 if pending else min(timeout_s, IDLE_S))
+        if pending or connection in readable:
+            self._mqtt.loop_read()
+        if connection in writable or (self._mqtt.socket() is connection and self._mqtt.want_write()):
+            self._mqtt.loop_write()
+        self._mqtt.loop_misc()
+
+    def _wait(self, reading: list[Any], writing: list[Any], timeout_s: float) -> tuple[list[Any], list[Any]]:
+        readable, writable, _ = select.select([*reading, self._wake_reader], writing, [], max(0.0, timeout_s))
+        if self._wake_reader in readable:
+            self._wake_reader.recv(4096)
+        return readable, writable
+
+    def _try_later(self, why: str) -> None:
+        self._attempt += 1
+        wait_s = backoff_s(self._attempt, random.random())
+        self._retry_at_s = time.monotonic() + wait_s
+        LOG.warning("%s; trying again in %.1f s", why, wait_s)
+
+    # ------------------------------------------------------------ paho's callbacks
+
+    def _on_socket_open(self, _client: paho.Client, _userdata: Any, connection: Any) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+
+    def _on_socket_close(self, _client: paho.Client, _userdata: Any, connection: Any) -> None:
+        self._traffic.disconnected(read_stream(connection))
+
+    def _on_connect(
+        self, client: paho.Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            LOG.error("the broker refuses this device: %s; check its name, password and certificate", reason)
+            return
+        _, self._subscribing = client.subscribe(list(self._filters.items()))
+
+    def _on_subscribe(
+        self, _client: paho.Client, _userdata: Any, mid: int, reasons: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        for reason in reasons:
+            if reason.is_failure:
+                LOG.error("the broker refuses a subscription: %s; check its access rules for this device", reason)
+        if mid == self._subscribing:
+            self._subscribing, self._up, self._attempt = None, True, 0
+            self._happened.append(machine.LinkUp())
+
+    def _on_disconnect(
+        self, _client: paho.Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        if self._up:
+            self._happened.append(machine.LinkDown())
+        self._up = False
+        if self._closing:
+            return
+        self._unacknowledged.clear()  # the broker sends them again; on a new connection these numbers mean nothing
+        self._outstanding.clear()
+        if reason.value == _TAKEN_OVER:
+            LOG.error("another client has this device's name: give every device its own --device")
+        self._try_later(f"the connection is gone ({reason})")
+
+    def _on_message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
+        if message.qos:
+            self._unacknowledged.append(message.mid)
+        self._happened.append(Incoming(message.topic, bytes(message.payload)))
+
+    def _on_publish(
+        self, _client: paho.Client, _userdata: Any, mid: int, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        self._outstanding.discard(mid)
+        if reason.is_failure:
+            LOG.error("the broker refuses a message: %s; check its access rules and limits", reason)
+
+
+def _keep_retained() -> SubscribeOptions:
+    return SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE)
+
+
+def _without_retained() -> SubscribeOptions:
+    return SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+
+
+def _cork(connection: Any, *, on: bool) -> None:
+    """Linux; elsewhere the packets go one by one. A connection that has died meanwhile is found by the next poll."""
+    if connection is None or not hasattr(socket, "TCP_CORK"):
+        return
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, int(on))
+    except OSError as problem:
+        LOG.debug("cork: %s", problem)
+
+
+def _tls_context(settings: Settings) -> Any:
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=None if settings.cafile is None else str(settings.cafile))
+        if settings.cert is not None:
+            context.load_cert_chain(settings.cert, settings.key)
+    except OSError as problem:
+        files = ", ".join(str(file) for file in (settings.cafile, settings.cert, settings.key) if file is not None)
+        raise ConfigurationError(f"TLS: cannot use {files}: {problem}") from problem
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+# ---------------------------------------------------------------- the client
+
+
+class Client:
+    """One device, from its files and its disk to its farewell."""
+
+    def __init__(self, settings: Settings, work: WorkFolder) -> None:
+        """Loads program, runtime, data and what is on the disk. Raises ValueError that says what to change."""
+        self._settings = settings
+        self._work = work
+        self._name = f"{settings.fleet}/{settings.device}"
+        program = load_program(settings.program)
+        self._manifest = program.manifest
+        self._shard: Shard = load_shard(settings.data, self._manifest)
+        why = choose(program, settings.runtime, installed()).reason
+        self._runtime = load_runtime(program, settings.runtime)
+        LOG.info("%s: runtime %s (%s), program %s", self._name, self._runtime.name, why, self._manifest.name)
+        self._traffic = Traffic()
+        self._loss = 0.0
+        self._train_s = 0.0
+        self._session = self._resume()
+        self._leaving = ""
+        self._looked_at_s = 0.0
+        self._plan_topic = topics.plan(settings.fleet)
+        self._parameters_topic = topics.parameters(settings.fleet)
+        self._kinds: dict[str, tuple[type[Message], ...]] = {
+            self._plan_topic: (Plan,),
+            self._parameters_topic: (Parameters,),
+            topics.command(settings.fleet, settings.device): (Seat, Command),
+        }
+        self._link = Link(settings, self._traffic)
+
+    def _resume(self) -> Session:
+        saved, warning = self._work.load(self._name)
+        if warning:
+            LOG.warning("%s", warning)
+        identity = {"program": self._manifest.digest, "schema": self._manifest.schema}
+        if saved is None:
+            return machine.start(None, **identity)
+        session = machine.start(saved.session, **identity)
+        if session.run is None:
+            if saved.session.get("run") is not None:
+                LOG.warning("the saved run was of another program; %s, starting fresh", self._work.set_aside())
+            return session
+        self._runtime.set_state(saved.state)
+        self._loss, self._train_s = saved.loss, saved.train_s
+        self._traffic = traffic_from_plain(saved.traffic)
+        pending = "none" if session.pending is None else f"of round {session.pending.round}"
+        LOG.info(
+            "taken up from disk: run %s, round %d done, pending upload %s", session.run, session.completed, pending
+        )
+        return session
+
+    def run(self) -> None:
+        """Until a STOP, SIGTERM or SIGINT. Whatever ends it, the disk holds the last finished round."""
+        with _signals(self._link.wake_fd, self._leave):
+            try:
+                while not self._leaving:
+                    for happening in self._link.poll(IDLE_S):
+                        if not self._leaving:
+                            self._handle(happening)
+                    self._link.acknowledge()
+            finally:
+                self._link.close(topics.birth(self._settings.fleet, self._settings.device), encode(Gone()))
+        LOG.info("%s: left (%s)", self._name, self._leaving)
+
+    def _leave(self, reason: str) -> None:
+        self._leaving = self._leaving or reason
+
+    # ------------------------------------------------------------ events
+
+    def _handle(self, happening: Happening) -> None:
+        if not isinstance(happening, Incoming):
+            self._feed(happening)
+            return
+        message = self._read(happening)
+        if message is None:
+            return
+        self._traffic.heard(type(message).__name__, len(happening.payload))
+        if isinstance(message, Plan):
+            self._follow(message)
+        self._feed(machine.Heard(message), heard_bytes=len(happening.payload))
+
+    def _read(self, incoming: Incoming) -> Plan | Parameters | Seat | Command | None:
+        """The message, or None for a frame that is refused: counted, and logged once a reason."""
+        if incoming.topic == self._parameters_topic:
+            limit = parameters_limit(self._manifest.parameter_count)
+        else:
+            limit = plan_limit(len(self._manifest.labels), MOST_SEATS)
+        try:
+            message = decode(incoming.payload, limit=limit)
+            self._check(message, incoming.topic)
+        except FrameError as refusal:
+            if self._traffic.refuse(refusal.reason):
+                LOG.warning("frame on %s refused: %s", incoming.topic, refusal)
+            return None
+        assert isinstance(message, Plan | Parameters | Seat | Command)
+        return message
+
+    def _check(self, message: Message, topic: str) -> None:
+        """What only a device that knows its topics and its program can see. Raises FrameError."""
+        if not isinstance(message, self._kinds.get(topic, ())):
+            raise FrameError(Reason.UNEXPECTED, f"{type(message).__name__} on {topic}")
+        if isinstance(message, Parameters) and len(message.parameters) != self._manifest.parameter_count:
+            raise FrameError(
+                Reason.SHAPE, f"{len(message.parameters)} parameters, not {self._manifest.parameter_count}"
+            )
+        if isinstance(message, Plan) and message.schema == self._manifest.schema:
+            labels = len(message.contributors)
+            if labels not in {0, len(self._manifest.labels)}:
+                raise FrameError(Reason.SHAPE, f"{labels} labels, not {len(self._manifest.labels)}")
+
+    def _follow(self, plan: Plan) -> None:
+        """Hear parameters while the plan says FL: they are as large as everything else in many rounds together."""
+        ours = plan.program == self._session.program
+        wanted = ours and plan.method is Method.FL and not (plan.done and plan.run != self._session.run)
+        self._link.want_parameters(self._parameters_topic, wanted=wanted, now=plan.round > 0)
+
+    def _feed(self, event: Event, *, heard_bytes: int = 0) -> None:
+        self._session, actions = machine.step(self._session, event)
+        for action in actions:
+            if self._leaving:
+                return
+            self._carry_out(action, heard_bytes)
+
+    def _between_steps(self) -> bool:
+        """Whether to go on training; now and then looks what has arrived."""
+        now_s = time.monotonic()
+        if now_s - self._looked_at_s >= BETWEEN_STEPS_S:
+            self._looked_at_s = now_s
+            for happening in self._link.poll(0.0):
+                self._handle(happening)
+        return not self._leaving
+
+    # ------------------------------------------------------------ actions
+
+    def _carry_out(self, action: Action, heard_bytes: int) -> None:
+        match action:
+            case machine.Announce():
+                self._announce()
+            case machine.Reset():
+                self._reset(heard_bytes)
+            case machine.Adopt(parameters):
+                self._runtime.set_parameters(parameters)
+            case machine.Review(run, round_):
+                self._review(run, round_)
+            case machine.Train():
+                self._train(action)
+            case machine.Send(upload, qos):
+                self._send(upload, qos)
+            case machine.Save():
+                self._save()
+            case machine.Note(text):
+                LOG.warning("%s", text)
+            case machine.Leave(reason):
+                self._leave(reason)
+
+    def _announce(self) -> None:
+        birth = Birth(
+            profile=self._settings.profile,
+            runtime=self._runtime.name,
+            version=version("potstill"),
+            program=self._manifest.digest,
+            schema=self._manifest.schema,
+            samples=self._shard.counts(len(self._manifest.labels)),
+        )
+        self._publish(topics.birth(self._settings.fleet, self._settings.device), birth, qos=1, retain=True)
+
+    def _reset(self, heard_bytes: int) -> None:
+        self._runtime.reset()
+        self._loss = self._train_s = 0.0
+        self._traffic.restart(kind="Plan", payload_bytes=heard_bytes, now=self._link.stream())
+
+    def _train(self, action: machine.Train) -> None:
+        plan = action.plan
+        started_s = time.monotonic()
+        try:
+            result = train(
+                self._runtime,
+                self._shard,
+                self._manifest,
+                plan,
+                action.teacher,
+                device=self._settings.device,
+                go_on=self._between_steps,
+            )
+        except DivergedError as problem:
+            raise ConfigurationError(f"run {plan.run}, round {plan.round}: {problem}") from problem
+        if result is None:
+            return
+        self._loss, self._train_s = result.loss, time.monotonic() - started_s
+        LOG.info(
+            "run %d round %d: %d steps in %.2f s, loss %.4f",
+            plan.run,
+            plan.round,
+            plan.steps,
+            self._train_s,
+            self._loss,
+        )
+        self._feed(machine.Trained(plan.run, plan.round, result.upload))
+
+    def _send(self, upload: Message, qos: int) -> None:
+        with self._link.together():
+            self._link.acknowledge()
+            self._publish(topics.upload(self._settings.fleet, self._settings.device), upload, qos=qos)
+
+    def _review(self, run: int, round_: int) -> None:
+        stream = self._traffic.stream(self._link.stream())
+        report = Report(
+            run=run,
+            round=round_,
+            accuracy=accuracy(self._runtime, self._shard, self._manifest.predict_batch),
+            loss=self._loss,
+            payload_up=self._traffic.payload_up,
+            payload_down=self._traffic.payload_down,
+            stream_up=stream.sent,
+            stream_down=stream.received,
+            train_s=self._train_s,
+        )
+        topic = topics.report(self._settings.fleet, self._settings.device)
+        sent_bytes = self._publish(topic, report, qos=1)
+        packet_bytes = publish_bytes(topic=topic, payload_bytes=sent_bytes, qos=1)
+        self._traffic.reported(packet_bytes=packet_bytes, tls=self._link.tls)
+
+    def _publish(self, topic: str, message: Message, *, qos: int, retain: bool = False) -> int:
+        """-> payload bytes."""
+        payload = encode(message)
+        self._traffic.sent(type(message).__name__, len(payload))
+        self._link.publish(topic, payload, qos=qos, retain=retain)
+        return len(payload)
+
+    def _save(self) -> None:
+        self._work.save(
+            Snapshot(
+                device=self._name,
+                session=machine.snapshot(self._session),
+                state=self._runtime.state(),
+                traffic=self._traffic.to_plain(self._link.stream()),
+                loss=self._loss,
+                train_s=self._train_s,
+            )
+        )
+
+
+def run(settings: Settings) -> None:
+    """One device, until it is told to stop. Raises ValueError or WorkFolderError that say what to change."""
+    work = WorkFolder(settings.work)
+    try:
+        Client(settings, work).run()
+    finally:
+        work.close()
+
+
+@contextmanager
+def _signals(wake_fd: int, leave: Callable[[str], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT end the client in good order; a waiting `poll` wakes."""
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        leave(signal.Signals(number).name)
+
+    before_fd = signal.set_wakeup_fd(wake_fd, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before_fd)
+        for number, old in before.items():
+            signal.signal(number, old)
