@@ -1,0 +1,193 @@
+"""The demo: for every split a fleet of device processes, for every method one run of the aggregator's process."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from trainer.data import Dataset
+from trainer.demo import record
+from trainer.demo.observe import Observed
+from trainer.demo.processes import Child, Processes, check_reachable, failure, lines, start_broker
+from trainer.demo.progress import Progress
+from trainer.demo.settings import DemoError, Settings, read_manifest
+from trainer.demo.table import differences, explanation, markdown, rows_of, text
+from trainer.partition import Split
+from trainer.shards import ShardFile, deal, write_shards
+
+START_DEADLINE_S = 120
+"""For all devices to join: ten onnxruntimes start in 4 s on two idle cores, two hundred on loaded ones take longer."""
+ROUND_DEADLINE_S = 300
+"""A round ends when all have answered; this long only where a device hangs."""
+
+
+def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress) -> dict[str, Any]:
+    """Everything, -> the record, which also lies in `out` as run.json beside table.txt and table.md.
+
+    Raises DemoError; SIGTERM and SIGHUP end it as Ctrl-C does, with KeyboardInterrupt. In every case all processes
+    have ended and run.json holds what was done.
+    """
+    found = record.begin(settings, dataset, read_manifest(settings.program))
+    shards = _write_all_shards(settings, dataset, out)
+    try:
+        with _signals_interrupt(), Processes() as processes:
+            url = _broker(settings, processes, out)
+            for split, files in shards:
+                entry = record.split_entry(split, files)
+                found["splits"].append(entry)
+                stage = _Stage(
+                    settings=settings,
+                    out=out,
+                    processes=processes,
+                    progress=progress,
+                    url=url,
+                    split=split,
+                    # Short, because it rides in every topic; nobody else's on a broker that is shared.
+                    fleet=secrets.token_hex(3),
+                )
+                stage.run(files, entry)
+        found["complete"] = True
+    except DemoError as problem:
+        found["failure"] = str(problem)
+        raise
+    except KeyboardInterrupt:
+        found["failure"] = "stopped by the user"
+        raise
+    finally:
+        found["ended"] = record.now()
+        record.write(found, out / "run.json")
+    _write_tables(found, out)
+    return found
+
+
+def _write_all_shards(settings: Settings, dataset: Dataset, out: Path) -> list[tuple[Split, list[ShardFile]]]:
+    """Before anything starts, so that an impossible split costs no time."""
+    dealt = [
+        deal(
+            dataset,
+            split,
+            devices=settings.devices,
+            samples=settings.samples,
+            seed=settings.seed,
+            own_test=settings.own_test,
+        )
+        for split in settings.splits
+    ]
+    return [
+        (
+            split,
+            write_shards(out / "shards" / _folder(split), shards, scale=dataset.scale, label_count=dataset.label_count),
+        )
+        for split, shards in zip(settings.splits, dealt, strict=True)
+    ]
+
+
+def _folder(split: Split) -> str:
+    return str(split).replace(":", "-")
+
+
+def _broker(settings: Settings, processes: Processes, out: Path) -> str:
+    if settings.broker is None:
+        return start_broker(processes, out / "logs" / "broker.log")
+    check_reachable(settings.broker)
+    return settings.broker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stage:
+    """One split's fleet on a broker that listens."""
+
+    settings: Settings
+    out: Path
+    processes: Processes
+    progress: Progress
+    url: str
+    split: Split
+    fleet: str
+
+    def run(self, shards: list[ShardFile], entry: dict[str, Any]) -> None:
+        """The devices stay up from method to method, and start each from the program's initial state."""
+        devices = [self._start_device(shard) for shard in shards]
+        for method in self.settings.methods:
+            seen = Observed(devices=self.settings.devices, rounds=self.settings.rounds)
+            try:
+                self._run_method(method, seen)
+            finally:
+                entry["methods"].append(record.method_entry(method, seen))
+        self.processes.stop(devices)
+
+    def _start_device(self, shard: ShardFile) -> Child:
+        arguments = ["edge", "run", "--broker", self.url, "--fleet", self.fleet, "--device", shard.device]
+        arguments += ["--program", str(self.settings.program), "--data", str(shard.path)]
+        arguments += ["--work", str(self.out / "work" / _folder(self.split) / shard.device)]
+        if self.settings.runtime is not None:
+            arguments += ["--runtime", self.settings.runtime]
+        return self.processes.start(f"device {shard.device}", arguments, self._log(shard.device))
+
+    def _run_method(self, method: str, seen: Observed) -> None:
+        name = f"the aggregator ({self.split}, {method})"
+        log = self._log(f"aggregator-{method}")
+        aggregator = self.processes.start(name, self._aggregator(method), log, piped=True)
+        helpers = 1 if self.settings.broker else 2
+        for event in lines(aggregator, self.processes):
+            seen.hear(event)
+            self.progress.show(str(self.split), method, seen, self.processes.alive() - helpers)
+        self.processes.forget(aggregator)
+        if not seen.complete:
+            raise DemoError(f"{seen.reason}\n{failure(aggregator)}".lstrip())
+        if len(seen.reports.get(seen.rounds - 1, {})) < seen.devices:
+            raise DemoError(f"{self.split}, {method}: not every device reported its last round. Logs: {log.parent}")
+
+    def _aggregator(self, method: str) -> list[str]:
+        settings = self.settings
+        values = {
+            "broker": self.url,
+            "fleet": self.fleet,
+            "program": settings.program,
+            "ledger": self.out / "ledger.sqlite",
+            "method": method,
+            "devices": settings.devices,
+            "quorum": settings.devices,
+            "extensions": 0,
+            "rounds": settings.rounds,
+            "steps": settings.steps,
+            "lr": settings.lr,
+            "gamma": settings.gamma,
+            "bits": settings.bits,
+            "seed": settings.seed,
+            "deadline": ROUND_DEADLINE_S,
+            "start-deadline": START_DEADLINE_S,
+        }
+        flags = [word for flag, value in values.items() for word in (f"--{flag}", str(value))]
+        return ["broker", "run", "--json", *flags]
+
+    def _log(self, name: str) -> Path:
+        return self.out / "logs" / _folder(self.split) / f"{name}.log"
+
+
+def _write_tables(found: dict[str, Any], out: Path) -> None:
+    rows = rows_of(found)
+    notes = "".join(f"{line}\n" for line in differences(rows))
+    (out / "table.txt").write_text(f"{text(rows)}\n{notes}\n{explanation(found)}")
+    (out / "table.md").write_text(f"{markdown(rows)}\n{notes}\n```\n{explanation(found)}```\n")
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

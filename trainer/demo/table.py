@@ -1,0 +1,128 @@
+"""The demo's table, as text and as Markdown, and what its columns are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+HEADS = (
+    "split",
+    "method",
+    "mean",
+    "worst",
+    "best",
+    "rounds",
+    "payload up",
+    "payload down",
+    "TCP up",
+    "TCP down",
+    "seconds",
+)
+LEFT = 2
+"""Columns that are words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    split: str
+    method: str
+    mean: float
+    """Accuracies: 0..1."""
+    worst: float
+    best: float
+    rounds: int
+    payload_up: float
+    """Bytes: a device, a round."""
+    payload_down: float
+    stream_up: float
+    stream_down: float
+    seconds: float
+
+    def cells(self) -> tuple[str, ...]:
+        accuracies = (f"{value:.3f}" for value in (self.mean, self.worst, self.best))
+        sizes = (f"{value:,.0f}" for value in (self.payload_up, self.payload_down, self.stream_up, self.stream_down))
+        return (self.split, self.method, *accuracies, str(self.rounds), *sizes, f"{self.seconds:.1f}")
+
+
+def rows_of(record: dict[str, Any]) -> list[Row]:
+    """From run.json: one row for each method that was run to its end."""
+    return [
+        Row(
+            split=split["split"],
+            method=method["method"],
+            mean=method["accuracy"]["mean"],
+            worst=method["accuracy"]["worst"],
+            best=method["accuracy"]["best"],
+            rounds=len(method["rounds"]),
+            payload_up=method["bytes_per_device_round"]["payload_up"],
+            payload_down=method["bytes_per_device_round"]["payload_down"],
+            stream_up=method["bytes_per_device_round"]["stream_up"],
+            stream_down=method["bytes_per_device_round"]["stream_down"],
+            seconds=method["seconds"],
+        )
+        for split in record["splits"]
+        for method in split["methods"]
+        if method["complete"]
+    ]
+
+
+def text(rows: Sequence[Row]) -> str:
+    lines = [HEADS, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADS))]
+    return "\n".join(_aligned(line, widths) for line in lines) + "\n"
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [
+        cell.ljust(width) if column < LEFT else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+    ]
+    return "  ".join(cells).rstrip()
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    rule = ["---"] * LEFT + ["---:"] * (len(HEADS) - LEFT)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (HEADS, rule, *(row.cells() for row in rows))) + "\n"
+
+
+def explanation(record: dict[str, Any]) -> str:
+    """What the columns are, and how the table came about."""
+    settings, data = record["settings"], record["data"]
+    tested = "its own test samples" if settings["own_test"] else f"the same {data['test_samples']:,} test samples"
+    return (
+        f"{data['name']}, {settings['devices']} devices, {settings['rounds']} rounds of {settings['steps']} steps, "
+        f"seed {settings['seed']}, "
+        f"program {record['program']['name']} ({record['program']['parameters']:,} parameters).\n"
+        "Every method had the same split, start, seed and number of steps.\n"
+        f"mean, worst, best: accuracy over the devices after the last round, each device's model on {tested};\n"
+        "  alone and fd: the device's own model after its local steps; fl: the averaged model that all devices share.\n"
+        "payload: bytes of plans, uploads and parameters, by a device and a round, sent (up) and received (down).\n"
+        "TCP: bytes on the TCP stream by a device and a round (MQTT with its acknowledgements and keepalive, and\n"
+        "  retransmissions, from TCP_INFO; without TCP/IP headers).\n"
+        "  Reports of accuracy are left out of both: they are the demo's instrument, no method needs them.\n"
+        "seconds: from the first plan to the close of the last round. All figures were measured in this run.\n"
+    )
+
+
+def differences(rows: Sequence[Row]) -> list[str]:
+    """What fd gained over alone and how far fl is from it, a line for each split where both were run."""
+    found = []
+    for split in dict.fromkeys(row.split for row in rows):
+        by_method = {row.method: row for row in rows if row.split == split}
+        if {"alone", "fd"} <= set(by_method):
+            alone, fd = by_method["alone"], by_method["fd"]
+            line = f"{split}: fd - alone = {_points(fd.mean - alone.mean)} in the mean, "
+            line += f"{_points(fd.worst - alone.worst)} in the worst device"
+            if "fl" in by_method:
+                fl = by_method["fl"]
+                line += (
+                    f"; fl - fd = {_points(fl.mean - fd.mean)} in the mean for "
+                    f"{(fl.payload_up + fl.payload_down) / (fd.payload_up + fd.payload_down):,.0f} times the payload"
+                )
+            found.append(line)
+    return found
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f} points"
