@@ -1,18 +1,25 @@
-"""The aggregator half of federated learning: FedAvg (arXiv 1602.05629). Letters: P parameters."""
+"""The aggregator half of federated learning: the mean of the parameters, weighted by samples (arXiv 1602.05629)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge.wire.messages import ParameterUpload
+from edge.wire.messages import FloatArray, ParameterUpload
 
 
-def average(uploads: Sequence[ParameterUpload]) -> NDArray[np.float32]:
-    """(P,) mean of the parameters, weighted by the devices' samples."""
-    total = np.zeros(len(uploads[0].parameters))  # (P,) float64
+def average(uploads: Sequence[ParameterUpload]) -> FloatArray:
+    """D uploads of one round -> (P,) float32; summed in float64, one device after another (no (D, P) array).
+
+    Raises ValueError without uploads, or when they have different numbers of parameters.
+    """
+    if not uploads:
+        raise ValueError("a mean needs at least one upload")
+    total = np.zeros(len(uploads[0].parameters))  # (P,)
     for upload in uploads:
-        total += upload.parameters.astype(np.float64) * upload.samples
-    return (total / sum(upload.samples for upload in uploads)).astype(np.float32)
+        if upload.parameters.shape != total.shape:
+            raise ValueError("uploads of one round have one parameter layout: admit them first")
+        total += upload.samples * upload.parameters.astype(np.float64)
+    mean: FloatArray = (total / sum(upload.samples for upload in uploads)).astype(np.float32)
+    return mean
