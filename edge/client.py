@@ -140,6 +140,8 @@ def backoff_s(attempt: int, jitter: float) -> float:
 class Incoming(NamedTuple):
     topic: str
     payload: bytes
+    replay: bool
+    """Retained, and sent because we subscribed."""
 
 
 Happening: TypeAlias = machine.LinkUp | machine.LinkDown | Incoming
@@ -352,7 +354,7 @@ class Link:
     def _on_message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
         if message.qos:
             self._unacknowledged.append(message.mid)
-        self._happened.append(Incoming(message.topic, bytes(message.payload)))
+        self._happened.append(Incoming(message.topic, bytes(message.payload), message.retain))
 
     def _on_publish(
         self, _client: paho.Client, _userdata: Any, mid: int, reason: ReasonCode, _properties: Properties | None
@@ -475,7 +477,7 @@ class Client:
         self._traffic.heard(type(message).__name__, len(happening.payload))
         if isinstance(message, Plan):
             self._follow(message)
-        self._feed(machine.Heard(message), heard_bytes=len(happening.payload))
+        self._feed(machine.Heard(message, happening.replay), heard_bytes=len(happening.payload))
 
     def _read(self, incoming: Incoming) -> Plan | Parameters | Seat | Command | None:
         """The message, or None for a frame that is refused: counted, and logged once a reason."""

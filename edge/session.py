@@ -71,6 +71,9 @@ class Heard:
     """A message for this device arrived and decoded."""
 
     message: Plan | Parameters | Seat | Command
+    replay: bool = False
+    """The broker had it retained and sent it because we subscribed, not because it was published just now: the RETAIN
+    flag (MQTT 5, 3.3.1.3), seen to be set so by rumqttd 0.20 and mosquitto 2.0.11."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +184,6 @@ class Session:
     schema: bytes
     phase: Phase = Phase.IDLE
     linked: bool = False
-    replayed: bool = False
-    """A plan has been heard on this link: the next equal one is no replay, the aggregator asks again."""
     run: int | None = None
     """The run that the model belongs to."""
     completed: int = -1
@@ -267,6 +268,8 @@ def step(session: Session, event: Event) -> Outcome:
     handler = _TABLE.get((session.phase, type(content)))
     if handler is None:
         raise _illegal(session, event)
+    if isinstance(event, Heard) and event.replay and _is_known(session, event.message):
+        return session, []
     return handler(session, content)
 
 
@@ -283,7 +286,7 @@ def _illegal(session: Session, event: object) -> IllegalEventError:
 
 
 def _link_up(session: Session, _: LinkUp) -> Outcome:
-    session = replace(session, linked=True, replayed=False)
+    session = replace(session, linked=True)
     return session, [Announce(), *_sent(session)]
 
 
@@ -302,22 +305,29 @@ def _sent(session: Session) -> list[Action]:
 
 
 def _hear_plan(session: Session, plan: Plan) -> Outcome:
-    replay, session = not session.replayed, replace(session, replayed=True)
     if not _ours(session, plan):
         return _not_ours(session, plan)
     if plan.run != session.run:
         return _enter_run(session, plan)
-    newest = session.completed if session.plan is None else session.plan.round
+    newest = _newest(session)
     if plan.round > newest:
         session, notes = _settle(session, plan)
         session, actions = _begin(replace(session, plan=plan))
         return session, [*notes, *actions]
-    asked_again = plan.round == newest and not replay
-    return session, _sent(session) if asked_again else []
+    return session, _sent(session) if plan.round == newest else []
+
+
+def _newest(session: Session) -> int:
+    """The last round of `session.run` that a plan was heard of."""
+    return session.completed if session.plan is None else session.plan.round
+
+
+def _is_known(session: Session, message: object) -> bool:
+    """A plan that was heard before: its replay on subscribing is not the aggregator asking again."""
+    return isinstance(message, Plan) and message.run == session.run and message.round <= _newest(session)
 
 
 def _queue_plan(session: Session, plan: Plan) -> Outcome:
-    session = replace(session, replayed=True)
     if not _ours(session, plan):
         return _not_ours(session, plan)
     assert session.plan is not None  # the phase is TRAINING

@@ -374,8 +374,8 @@ def test_too_late_and_what_comes_next_is_still_missing() -> None:
 def test_the_pending_upload_is_sent_again_when_the_link_returns() -> None:
     session, actions = play(sent(), LINK_DOWN, LINK_UP)
     assert actions == [Announce(), Send(session.pending, 1)]  # type: ignore[arg-type]
-    assert play(session, Heard(plan(0)))[1] == []  # the replay on subscribing
-    assert kinds(play(session, *heard(plan(0), plan(0)))[1]) == ["Send"]  # the aggregator asks again
+    assert play(session, Heard(plan(0), replay=True)) == (session, [])
+    assert kinds(play(session, Heard(plan(0)))[1]) == ["Send"]  # published just now: the aggregator asks again
 
 
 def test_training_goes_on_without_a_link_and_its_upload_waits_for_one() -> None:
@@ -412,8 +412,8 @@ def test_stop_leaves_and_training_that_ends_later_is_saved_for_the_next_start() 
 def test_a_restart_sends_the_pending_upload_and_takes_its_own_rows_out_of_the_mean() -> None:
     session, actions = play(restarted(sent()), LINK_UP)
     assert kinds(actions) == ["Announce", "Send"]
-    assert play(session, Heard(plan(0)))[1] == []
-    actions = play(session, Heard(plan(1, cohort=(4,))))[1]
+    assert play(session, Heard(plan(0), replay=True))[1] == []
+    actions = play(session, Heard(plan(1, cohort=(4,)), replay=True))[1]
     assert kinds(actions) == ["Review", "Train"]
     assert isinstance(actions[-1], Train)
     np.testing.assert_allclose(actions[-1].teacher, [[0.375, 0.625], [0, 0]], atol=1e-6)  # type: ignore[arg-type]
