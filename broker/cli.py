@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from broker import servers
+
+if TYPE_CHECKING:
+    from broker.aggregator import Address
+    from broker.ledger import Ledger
+    from broker.round import End, RunSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,12 +34,12 @@ def broker() -> None:
 @click.option("--expose", is_flag=True, help="Allow an address that other machines reach, without TLS or passwords.")
 @click.option("--json", "as_json", is_flag=True, help="Print the URL as one JSON object.")
 def serve(kind: str, host: str, port: int, expose: bool, as_json: bool) -> None:
-    r"""Start an MQTT 5 broker, print its URL, and run until SIGTERM or Ctrl-C.
+    """Start an MQTT 5 broker, print its URL, and run until SIGTERM or Ctrl-C.
 
     \b
     Example:
       potstill broker serve --port 1883
-    """
+    """  # noqa: D301
     if not servers.is_loopback(host):
         if not expose:
             raise click.UsageError(f"{host} is reachable from other machines and this broker has no TLS: add --expose")
@@ -47,3 +60,306 @@ def _server(kind: str, host: str, port: int) -> servers.Server:
     from broker.servers.embedded import EmbeddedBroker
 
     return EmbeddedBroker(host=host, port=port)
+
+
+# ---------------------------------------------------------------- run
+
+_connection = (
+    click.option(
+        "--broker", "url", default="mqtt://127.0.0.1:1883", show_default=True, help="mqtt:// or mqtts:// URL."
+    ),
+    click.option("--username", help="For the broker."),
+    click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One line."),
+    click.option("--cafile", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CA of the broker."),
+    click.option("--cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Of this client."),
+    click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Of --cert."),
+)
+
+_LEDGER = Path("potstill-ledger.sqlite")
+
+_ledger = click.option(
+    "--ledger", "path", type=click.Path(dir_okay=False, path_type=Path), default=_LEDGER, show_default=True
+)
+
+
+def _connects(command: F) -> F:
+    for option in reversed(_connection):
+        command = option(command)
+    return command
+
+
+def _setting(flag: str, name: str, what: str, **more: Any) -> Callable[[F], F]:
+    """An option of `broker.round.RunSettings`, whose default is told but never passed."""
+    from broker.round import RunSettings
+
+    default = next(f.default for f in dataclasses.fields(RunSettings) if f.name == name)
+    told = f"  [default: {default.name.lower() if name == 'method' else default}]"
+    return click.option(flag, name, default=None, help=what + ("" if default is dataclasses.MISSING else told), **more)
+
+
+@broker.command()
+@_connects
+@_ledger
+@click.option("--fleet", help="Name of the fleet; needed unless --resume.")
+@click.option(
+    "--program", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the compiled program."
+)
+@_setting("--devices", "devices", "The run starts when so many are there.", type=int)
+@_setting("--method", "method", "What is exchanged.", type=click.Choice(["alone", "fl", "fd"]))
+@_setting("--rounds", "rounds", "Of the run.", type=int)
+@_setting("--steps", "steps", "Local training steps a round.", type=int)
+@_setting("--lr", "lr", "Learning rate.", type=float)
+@_setting("--gamma", "gamma", "Weight of the distillation term (fd).", type=float)
+@_setting("--normalise/--no-normalise", "normalise", "Divide the target by 1 + gamma.")
+@_setting("--bits", "bits", "Of a logit on the wire: 32, 16, 8, 4 or 3 (fd).", type=int)
+@_setting("--seed", "seed", "Of every random stream.", type=int)
+@_setting("--qos", "qos", "MQTT QoS of the uploads.", type=click.IntRange(0, 1))
+@_setting("--report/--no-report", "report", "Devices report accuracy and bytes after each round.")
+@_setting("--deadline", "deadline_s", "Seconds a round may take.", type=float)
+@_setting("--extensions", "extensions", "Times a round without its quorum is extended.", type=int)
+@_setting("--quorum", "quorum", "Uploads without which no round closes.", type=int)
+@_setting("--start-deadline", "start_deadline_s", "Seconds to wait for the devices.", type=float)
+@click.option("--run", "run_number", type=click.IntRange(0, 2**32 - 1), help="Number of the run.  [default: random]")
+@click.option("--resume", type=click.IntRange(0, 2**32 - 1), help="Go on with this unfinished run of the ledger.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line (docs/ledger.md).")
+def run(
+    *,
+    path: Path,
+    fleet: str | None,
+    program: Path | None,
+    run_number: int | None,
+    resume: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run one training run with the devices of a fleet, and exit: 0 complete, 1 failed.
+
+    \b
+    Example:
+      potstill broker run --broker mqtt://127.0.0.1:1883 --fleet demo --program PROGRAM --devices 10 --method fd
+    """  # noqa: D301
+    from broker.aggregator import Aggregator, BrokerError, Link, client_id, filters
+    from broker.ledger import Ledger, LedgerError
+
+    address = _address(options)
+    typed = {name: value for name, value in options.items() if value is not None}
+    try:
+        with Ledger.open(path) as ledger, servers.stop_signals() as stop:
+            if resume is None:
+                name, settings = _new(fleet, program, run_number, typed)
+            else:
+                name, settings = _unfinished(ledger, resume, typed)
+            emit = _print_json if as_json else _print_text
+            link = Link(address, client_id(name), filters(name), resumable=resume is not None)
+            aggregator = Aggregator(link=link, ledger=ledger, fleet=name, settings=settings, emit=emit)
+            link.connect()
+            began = time.monotonic()
+            emit({"event": "run", "run": settings.run, "fleet": name, "method": settings.method.name.lower()})
+            aggregator.take_up() if resume is not None else aggregator.begin()
+            end = aggregator.run(stop)
+            link.close(forget=not stop.is_set())
+    except (LedgerError, BrokerError) as problem:
+        raise click.ClickException(str(problem)) from problem
+    _report_end(end, settings, time.monotonic() - began, emit)
+
+
+def _report_end(end: End, settings: RunSettings, seconds: float, emit: Callable[[dict[str, Any]], None]) -> None:
+    emit(
+        {
+            "event": "end",
+            "run": settings.run,
+            "complete": end.complete,
+            "reason": end.reason,
+            "seconds": round(seconds, 3),
+        }
+    )
+    if not end.complete:
+        raise click.ClickException(end.reason)
+
+
+def _new(fleet: str | None, program: Path | None, number: int | None, typed: dict[str, Any]) -> tuple[str, RunSettings]:
+    """Settings of a new run from what was typed. Raises `click.UsageError`."""
+    from broker.round import RunSettings
+    from edge.wire.manifest import parse_manifest
+    from edge.wire.messages import Method
+    from edge.wire.topics import check_name
+
+    if fleet is None or program is None or "devices" not in typed:
+        raise click.UsageError("a new run needs --fleet, --program and --devices (or give --resume RUN)")
+    if "method" in typed:
+        typed = typed | {"method": Method[typed["method"].upper()]}
+    try:
+        manifest = parse_manifest((program / "manifest.json").read_text(encoding="utf-8"))
+        return check_name(fleet, "fleet"), RunSettings(
+            run=secrets.randbits(32) if number is None else number,
+            program=manifest.digest,
+            schema=manifest.schema,
+            labels=len(manifest.labels),
+            parameters=manifest.parameter_count,
+            **typed,
+        )
+    except OSError as problem:
+        raise click.UsageError(
+            f"{program} is no program: {problem}; compile one with `potstill trainer compile`"
+        ) from (problem)
+    except ValueError as problem:
+        raise click.UsageError(str(problem)) from problem
+
+
+def _unfinished(ledger: Ledger, number: int, typed: dict[str, Any]) -> tuple[str, RunSettings]:
+    row = ledger.run(number)
+    if typed:
+        raise click.UsageError(f"a resumed run keeps its settings: leave out {', '.join(sorted(typed))}")
+    if row.complete is not None:
+        state = "complete" if row.complete else f"over ({row.reason})"
+        raise click.ClickException(f"run {number} is {state}: there is nothing to resume")
+    return row.fleet, ledger.settings(number)
+
+
+def _address(options: dict[str, Any]) -> Address:
+    """Takes the connection's options out of `options`. Raises `click.UsageError`."""
+    from broker.aggregator import parse_url
+
+    given = {name: options.pop(name) for name in ("username", "cafile", "cert", "key")}
+    url, password_file = options.pop("url"), options.pop("password_file")
+    try:
+        address = parse_url(url)
+    except ValueError as problem:
+        raise click.UsageError(str(problem)) from problem
+    if password_file is not None:
+        given["password"] = password_file.read_text(encoding="utf-8").strip()
+    return dataclasses.replace(address, **{name: value for name, value in given.items() if value is not None})
+
+
+def _print_json(event: dict[str, Any]) -> None:
+    click.echo(json.dumps(event))
+
+
+def _print_text(event: dict[str, Any]) -> None:
+    template = _TEXTS.get(event["event"])
+    if template is not None:
+        click.echo(template.format_map(event | {"counted": len(event.get("cohort", ()))}))
+    if event.get("missing"):
+        click.echo(f"  missing: {', '.join(event['missing'])}")
+
+
+_TEXTS = {
+    "run": "run {run} of fleet {fleet}: {method}",
+    "waiting": "{born} of {devices} devices are there",
+    "round": "round {round} of {rounds}: {counted} uploads counted, {seconds:.2f} s",
+    "report": "  {device} after round {round}: accuracy {accuracy}, loss {loss:.4f}",
+    "extended": "round {round}: extended, the quorum is not there; {left} extensions left",
+    "refused": "refused from {device}: {reason} ({times} times)",
+    "end": "run {run}: {reason}, {seconds:.1f} s",
+}
+
+
+# ---------------------------------------------------------------- the ledger
+
+
+@broker.command()
+@_ledger
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
+def runs(path: Path, as_json: bool) -> None:
+    """List the ledger's runs.
+
+    \b
+    Example:
+      potstill broker runs --ledger potstill-ledger.sqlite
+    """  # noqa: D301
+    from broker.ledger import Ledger, LedgerError
+
+    try:
+        with Ledger.read(path) as ledger:
+            rows = ledger.runs()
+    except LedgerError as problem:
+        raise click.ClickException(str(problem)) from problem
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row._asdict() | {"settings": json.loads(row.settings)}))
+        return
+    click.echo(f"{'run':>10}  {'fleet':16} {'method':6} {'started (UTC)':19}  state")
+    for row in rows:
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(row.started))
+        state = "unfinished" if row.complete is None else "complete" if row.complete else f"failed: {row.reason}"
+        click.echo(f"{row.run:>10}  {row.fleet:16} {row.method:6} {started}  {state}")
+
+
+@broker.command()
+@click.argument("number", metavar="RUN", type=int)
+@_ledger
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: run, rounds, refusals, reports.")
+def show(number: int, path: Path, as_json: bool) -> None:
+    """Show one run: who counted in each round, who was missing, what was refused.
+
+    \b
+    Example:
+      potstill broker show 1234567 --ledger potstill-ledger.sqlite
+    """  # noqa: D301
+    from broker.ledger import Ledger, LedgerError
+
+    try:
+        with Ledger.read(path) as ledger:
+            row, rounds = ledger.run(number), ledger.rounds(number)
+            refusals, reports = ledger.refusals(number), ledger.reports(number)
+    except LedgerError as problem:
+        raise click.ClickException(str(problem)) from problem
+    if as_json:
+        whole = {
+            "run": row._asdict() | {"settings": json.loads(row.settings)},
+            "rounds": [dataclasses.asdict(entry) for entry in rounds],
+            "refusals": [dict(zip(("device", "reason", "times"), entry, strict=True)) for entry in refusals],
+            "reports": [{"round": r, "device": device, **report} for r, device, report in reports],
+        }
+        click.echo(json.dumps(whole))
+        return
+    state = "unfinished" if row.complete is None else row.reason
+    click.echo(f"run {row.run} of fleet {row.fleet}: {row.method}, {state}")
+    click.echo(f"{'round':>5} {'seconds':>8} {'bytes':>9} {'counted':>7}  uploads that did not count; devices missing")
+    for entry in rounds:
+        seconds = "-" if entry.closed is None else f"{entry.closed - entry.opened:.2f}"
+        counted = entry.fates.get("counted", 0)
+        notes = [f"{times} {fate}" for fate, times in sorted(entry.fates.items()) if fate != "counted"]
+        if entry.missing:
+            notes.append(f"missing {', '.join(entry.missing)}")
+        click.echo(f"{entry.round:>5} {seconds:>8} {entry.payload_bytes:>9} {counted:>7}  {'; '.join(notes)}".rstrip())
+    for device, reason, times in refusals:
+        click.echo(f"refused from {device}: {reason} ({times} times)")
+
+
+# ---------------------------------------------------------------- orders
+
+
+@broker.command()
+@_connects
+@click.option("--fleet", required=True, help="Name of the fleet.")
+@click.option("--device", "devices", multiple=True, help="Device to stop; may be repeated.")
+@click.option("--all", "everyone", is_flag=True, help="All devices that are there.")
+def stop(fleet: str, devices: tuple[str, ...], everyone: bool, **options: Any) -> None:
+    """Tell devices to end their client.
+
+    \b
+    Example:
+      potstill broker stop --broker mqtt://127.0.0.1:1883 --fleet demo --all
+    """  # noqa: D301
+    from broker.aggregator import BrokerError, Link, order, present_devices
+    from edge.wire import topics
+    from edge.wire.messages import Order
+
+    address = _address(options)
+    if everyone == bool(devices):
+        raise click.UsageError("name devices with --device, or say --all")
+    try:
+        for device in devices:
+            topics.check_name(device, "device")
+        link = Link(address, f"ps-{secrets.token_hex(4)}", [topics.every_birth(fleet)], resumable=False)
+    except ValueError as problem:
+        raise click.UsageError(str(problem)) from problem
+    try:
+        link.connect()
+        found = present_devices(link)
+        order(link, fleet, found if everyone else list(devices), Order.STOP)
+        link.close(forget=True)
+    except BrokerError as problem:
+        raise click.ClickException(str(problem)) from problem
+    click.echo(f"told {', '.join(found if everyone else devices) or 'nobody: no device is there'} to stop")
