@@ -19,7 +19,14 @@ def _list(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tu
     return None if value is None else tuple(item.strip() for item in value.split(",") if item.strip())
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+_EXAMPLES = """\b
+Examples:
+  potstill demo
+  potstill demo --data mnist:DIR --split fd --methods alone,fd
+"""  # click keeps the lines of a paragraph that begins with a backspace character
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
 @click.option("--data", default="digits", show_default=True, help="digits, mnist:DIR or npz:DIR (docs/data.md).")
 @click.option(
     "--split", "splits", callback=_list, help="With commas: iid, fd, mix2fld, dirichlet:A.  [default: iid,fd]"
@@ -41,15 +48,10 @@ def _list(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tu
 @click.option("--broker", metavar="URL", help="mqtt://HOST:PORT.  [default: the demo starts the embedded broker]")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Run folder.  [default: runs/TIME]")
 def demo(*, test: str | None, out: Path | None, **options: object) -> None:
-    r"""Train a fleet on real data over MQTT: alone, FL and FD side by side.
+    """Train a fleet on real data over MQTT: alone, FL and FD side by side.
 
     Starts an embedded broker and one process a device, runs each method on the same split, start, seed and number of
     steps, and prints what came out: accuracy, bytes, seconds. Nothing is downloaded.
-
-    \b
-    Examples:
-      potstill demo
-      potstill demo --data mnist:DIR --split fd --methods alone,fd
     """
     try:
         wish = Wish(own_test=None if test is None else test == "own", **options)  # type: ignore[arg-type]
