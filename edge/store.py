@@ -1,6 +1,7 @@
 r"""What a device keeps on its disk: one file a device, replaced whole, and a lock on the folder it lies in.
 
-    WORK/device.state   "potstill-device 1\n" | SHA-256 of the rest, 32 bytes | CBOR map (fields of `Snapshot`)
+    WORK/device.state   "potstill-device 1\n" | SHA-256 of the rest, 32 bytes
+                        | length of the next, uint32 | the fields but the state, JSON | the state, (S,) float32
     WORK/lock           held (flock) as long as a client works here
 
 A file is written beside, synced and renamed over the old one, so a crash leaves the one or the other. What cannot be
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import cbor2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,7 +103,7 @@ class WorkFolder:
         """Replace the state file; on return the new one is on the disk. Raises OSError if the disk refuses."""
         beside = self.path / f"{STATE_FILE}.new"
         with beside.open("wb") as file:
-            file.write(to_bytes(snapshot))
+            file.writelines(to_parts(snapshot))
             file.flush()
             os.fsync(file.fileno())
         beside.replace(self.path / STATE_FILE)
@@ -124,40 +126,52 @@ def read_snapshot(file: Path) -> Snapshot | None:
         raise DamagedError(f"{file}: {problem}") from problem
 
 
-def to_bytes(snapshot: Snapshot) -> bytes:
-    body = cbor2.dumps(
-        {
-            "device": snapshot.device,
-            "session": snapshot.session,
-            "state": np.ascontiguousarray(snapshot.state, "<f4").tobytes(),
-            "traffic": snapshot.traffic,
-            "loss": snapshot.loss,
-            "train_s": snapshot.train_s,
-        }
-    )
-    return _MAGIC + hashlib.sha256(body).digest() + body
+def to_parts(snapshot: Snapshot) -> list[bytes]:
+    """What a state file holds, in order."""
+    head = {
+        "device": snapshot.device,
+        "session": {name: _to_json(value) for name, value in snapshot.session.items()},
+        "traffic": snapshot.traffic,
+        "loss": snapshot.loss,
+        "train_s": snapshot.train_s,
+    }
+    text = json.dumps(head).encode()
+    state = np.ascontiguousarray(snapshot.state, "<f4").tobytes()
+    body = [struct.pack("<I", len(text)), text, state]
+    digest = hashlib.sha256()
+    for part in body:
+        digest.update(part)
+    return [_MAGIC, digest.digest(), *body]
 
 
 def parse_snapshot(data: bytes) -> Snapshot:
-    """The inverse of `to_bytes`. Raises DamagedError on anything else."""
-    head = len(_MAGIC) + _DIGEST_BYTES
+    """The inverse of `to_parts`, joined. Raises DamagedError on anything else."""
     if not data.startswith(_MAGIC):
         raise DamagedError("not a state file of this version")
-    body = data[head:]
-    if hashlib.sha256(body).digest() != data[len(_MAGIC) : head]:
+    body = memoryview(data)[len(_MAGIC) + _DIGEST_BYTES :]
+    if hashlib.sha256(body).digest() != data[len(_MAGIC) : len(_MAGIC) + _DIGEST_BYTES]:
         raise DamagedError("damaged: its checksum does not fit")
     try:
-        plain = cbor2.loads(body)
+        (length,) = struct.unpack_from("<I", body)
+        head = json.loads(bytes(body[4 : 4 + length]))
         return Snapshot(
-            device=str(plain["device"]),
-            session=dict(plain["session"]),
-            state=np.frombuffer(plain["state"], "<f4").astype(np.float32),
-            traffic=dict(plain["traffic"]),
-            loss=float(plain["loss"]),
-            train_s=float(plain["train_s"]),
+            device=str(head["device"]),
+            session={str(name): _from_json(value) for name, value in head["session"].items()},
+            state=np.frombuffer(body[4 + length :], "<f4").astype(np.float32),
+            traffic=dict(head["traffic"]),
+            loss=float(head["loss"]),
+            train_s=float(head["train_s"]),
         )
-    except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError) as problem:
+    except (struct.error, KeyError, TypeError, AttributeError, ValueError) as problem:
         raise DamagedError(f"not what this version writes ({problem!r})") from problem
+
+
+def _to_json(value: object) -> object:
+    return {"hex": value.hex()} if isinstance(value, bytes) else value
+
+
+def _from_json(value: Any) -> Any:
+    return bytes.fromhex(value["hex"]) if isinstance(value, dict) else value
 
 
 def describe(snapshot: Snapshot) -> list[tuple[str, str]]:
