@@ -192,6 +192,7 @@ def time_aggregator(port: int, load: Load, data: bytes, count: int, folder: Path
         load.send(births(count))
         _wait_for(process, [f'"born": {count}'])
         seconds = _timed(process, load, data, '"round"')
+        process.communicate()
     if process.returncode:
         raise SystemExit("the aggregator failed")
     return seconds

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -105,8 +105,10 @@ class Address:
 
 
 def parse_url(url: str) -> Address:
-    """`mqtt://[user[:password]@]host[:1883]` or `mqtts://...[:8883]`. Raises ValueError that says what is wrong."""
+    """`mqtt://host[:1883]` or `mqtts://host[:8883]`. Raises ValueError that says what is wrong."""
     parts = urlsplit(url)
+    if parts.username is not None:
+        raise ValueError("a password in a URL is seen by everybody on this machine: --username and --password-file")
     if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname or parts.path not in {"", "/"}:
         raise ValueError(f"broker {url!r}: write mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS")
     tls = parts.scheme == "mqtts"
@@ -114,8 +116,6 @@ def parse_url(url: str) -> Address:
         host=parts.hostname,
         port=parts.port or (8883 if tls else 1883),
         tls=tls,
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
     )
 
 

@@ -78,7 +78,12 @@ _connection = (
 _LEDGER = Path("potstill-ledger.sqlite")
 
 _ledger = click.option(
-    "--ledger", "path", type=click.Path(dir_okay=False, path_type=Path), default=_LEDGER, show_default=True
+    "--ledger",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=_LEDGER,
+    show_default=True,
+    help="File that keeps every run.",
 )
 
 
