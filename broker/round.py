@@ -404,10 +404,14 @@ def _fate(state: RoundState, device: str, upload: AnyUpload, plan: Plan) -> Fate
     if upload.run != plan.run:
         return Fate.LATE
     if upload.round == plan.round and not plan.done:
-        return Fate.REPEATED if device in state.counted else Fate.COUNTED
+        return Fate.REPEATED if device in state.counted else _NEW[state.phase]
     if upload.round == plan.round - 1 and device in state.previous:
         return Fate.REPEATED
     return Fate.LATE if upload.round < plan.round else Fate.EARLY
+
+
+_NEW = {Phase.OPEN: Fate.COUNTED, Phase.OVER: Fate.LATE}
+"""A first upload of the plan's round: a run that has failed counts no more."""
 
 
 def _arrive_closed(state: RoundState, event: Arrived, now: float) -> list[Action]:

@@ -325,6 +325,14 @@ def test_extensions_are_counted_by_round() -> None:
     assert run(Tick(), at=20.0)[0] == Extend(1, 0, 0)
 
 
+def test_a_run_that_has_failed_counts_no_more() -> None:
+    run = opened(extensions=0)
+    run(Arrived("a", upload(0)), Tick(), at=10.0)
+    assert run.state.phase is Phase.OVER
+    assert fates(run(Arrived("b", upload(0)))) == [Fate.LATE]
+    assert fates(run(Arrived("a", upload(0)))) == [Fate.REPEATED]
+
+
 # ---------------------------------------------------------------- devices come and go
 
 
@@ -451,7 +459,7 @@ def test_settings_that_no_run_can_have_are_refused(changes: dict[str, object], s
 
 
 def test_the_cost_of_an_upload_does_not_grow_with_the_fleet() -> None:
-    """Per upload within a round, 4,000 devices against 500: a copy of the round's containers would cost eight-fold."""
+    """Per upload within a round, 2,000 devices against 250: a copy of the round's containers would cost eight-fold."""
 
     def seconds(devices: int) -> float:
         run = assembling(devices=devices + 1)
@@ -462,4 +470,4 @@ def test_the_cost_of_an_upload_does_not_grow_with_the_fleet() -> None:
         run(*events)
         return (time.perf_counter() - begun) / devices
 
-    assert min(seconds(4000) for _ in range(3)) < 4 * min(seconds(500) for _ in range(3))
+    assert min(seconds(2000) for _ in range(3)) < 4 * min(seconds(250) for _ in range(3))
