@@ -11,6 +11,7 @@ from edge.wire.manifest import OPTIMISERS
 from trainer.split_cli import split
 
 if TYPE_CHECKING:
+    from trainer.compile.optimise import Optimiser
     from trainer.compile.package import Packed
 
 
@@ -46,29 +47,32 @@ trainer.add_command(split)
 @click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write.")
 @click.option("--optimizer", type=click.Choice(OPTIMISERS), help="The model's own where not given (else sgd).")
 @click.option("--batch", type=click.IntRange(1, 65536), default=32, show_default=True, help="B of a training step.")
-@click.option("--input-shape", callback=_shape, metavar="C,H,W", help="Of one sample; needed for your own module:Class.")
+@click.option(
+    "--input-shape", callback=_shape, metavar="C,H,W", help="Of one sample; needed for your own module:Class."
+)
 @click.option("--labels", callback=_labels, metavar="L|A,B,..", help="How many labels, or their names in order.")
 @click.option("--name", help="Of the program; the model's where not given.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the initial parameters.")
-def compile_(
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the initial parameters."
+)
+def compile_(  # noqa: PLR0917 - click passes them by name
     model: str,
     out: Path,
-    optimizer: str | None,
+    optimizer: Optimiser | None,
     batch: int,
     input_shape: tuple[int, ...] | None,
     labels: tuple[str, ...] | None,
     name: str | None,
     seed: int,
 ) -> None:
-    """Compile MODEL (mlp, cnn, cnn-8x8, har-cnn, or your own as module:Class) into a program that devices train."""
+    """Compile MODEL into a program that devices train.
+
+    MODEL is mlp, cnn, cnn-8x8, har-cnn, or your own as module:Class or file.py:Class (called without arguments).
+    """
     try:
         from trainer.compile.build import build_program
         from trainer.compile.package import write_folder
-    except ModuleNotFoundError as problem:
-        raise click.ClickException(
-            f"compiling needs {problem.name}: pip install 'potstill[trainer]' on the workstation (devices do not need it)"
-        ) from problem
-    try:
+
         packed = build_program(
             model,
             optimiser=optimizer,
@@ -79,6 +83,10 @@ def compile_(
             seed=seed,
         )
         write_folder(packed, out)
+    except ModuleNotFoundError as problem:
+        raise click.ClickException(
+            f"compiling needs {problem.name}: pip install 'potstill[trainer]' (the workstation only, not the devices)"
+        ) from problem
     except (ValueError, OSError) as problem:
         raise click.ClickException(str(problem)) from problem
     _print(packed, out)
@@ -86,7 +94,9 @@ def compile_(
 
 def _print(packed: Packed, out: Path) -> None:
     manifest = packed.manifest
-    click.echo(f"{manifest.name}: {manifest.parameter_count:,} parameters, {manifest.optimiser}, batch {manifest.batch}")
+    click.echo(
+        f"{manifest.name}: {manifest.parameter_count:,} parameters, {manifest.optimiser}, batch {manifest.batch}"
+    )
     click.echo(f"digest {manifest.digest.hex()}, label schema {manifest.schema.hex()}")
     for file, data in sorted(packed.files.items()):
         click.echo(f"  {out / file}  {len(data):,} bytes")

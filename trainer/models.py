@@ -9,6 +9,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -57,7 +60,7 @@ def cnn(input_shape: Shape, labels: int) -> nn.Module:
 
 
 def cnn_8x8(input_shape: Shape, labels: int) -> nn.Module:
-    """The sibling for 8x8 images (scikit-learn's digits): conv3x3x16 same - relu - maxpool2 - conv3x3x32 same - relu - FC."""
+    """For scikit-learn's digits: conv3x3x16 same - relu - maxpool2 - conv3x3x32 same - relu - FC; 9,930 parameters."""
     channels, height, width = input_shape
     return nn.Sequential(
         nn.Conv2d(channels, 16, 3, padding=1),
@@ -90,19 +93,27 @@ MODELS: dict[str, ModelKind] = {
         build=mlp, input_shape=(1, 28, 28), labels=_DIGITS, optimiser="sgd", about="dense, one hidden layer of 128"
     ),
     "cnn": ModelKind(
-        build=cnn, input_shape=(1, 28, 28), labels=_DIGITS, optimiser="sgd", about="two convolutions, 12,544 parameters on 28x28"
+        build=cnn,
+        input_shape=(1, 28, 28),
+        labels=_DIGITS,
+        optimiser="sgd",
+        about="two convolutions, 12,544 parameters on 28x28",
     ),
     "cnn-8x8": ModelKind(
         build=cnn_8x8, input_shape=(1, 8, 8), labels=_DIGITS, optimiser="sgd", about="two convolutions for 8x8 digits"
     ),
     "har-cnn": ModelKind(
-        build=har_cnn, input_shape=(9, 128), labels=_ACTIVITIES, optimiser="momentum", about="two 1-D convolutions for phone sensors"
+        build=har_cnn,
+        input_shape=(9, 128),
+        labels=_ACTIVITIES,
+        optimiser="momentum",
+        about="two 1-D convolutions for phone sensors",
     ),
 }
 
 
 def build_model(model: str, *, input_shape: Shape | None, labels: int | None, seed: int) -> nn.Module:
-    """One of `MODELS`, or "module:Class" called without arguments; its initial parameters drawn with `seed`.
+    """One of `MODELS`, or "module:Class" or "file.py:Class" called without arguments; `seed` draws the parameters.
 
     Raises ValueError that says what can be asked for.
     """
@@ -110,13 +121,27 @@ def build_model(model: str, *, input_shape: Shape | None, labels: int | None, se
     if model in MODELS:
         kind = MODELS[model]
         return kind.build(input_shape or kind.input_shape, labels or len(kind.labels))
-    module, colon, name = model.partition(":")
+    source, colon, name = model.rpartition(":")
     if not colon:
-        raise ValueError(f"no model is called {model!r}: one of {', '.join(MODELS)}, or your own as module:Class")
+        raise ValueError(
+            f"no model is called {model!r}: one of {', '.join(MODELS)}, or your own as module:Class or file.py:Class"
+        )
     try:
-        built = getattr(import_module(module), name)()
-    except (ImportError, AttributeError, TypeError) as problem:
+        built = getattr(_module(source), name)()
+    except (ImportError, AttributeError, TypeError, OSError, SyntaxError) as problem:
         raise ValueError(f"{model} cannot be built (a class that takes no arguments): {problem}") from problem
     if not isinstance(built, nn.Module):
-        raise ValueError(f"{model} is a {type(built).__name__}, not a torch module")
+        raise ValueError(f"{model} is a {type(built).__name__}, not a torch module")  # noqa: TRY004 - as documented
     return built
+
+
+def _module(source: str) -> ModuleType:
+    """A module on the path, or a file's."""
+    if not source.endswith(".py"):
+        return import_module(source)
+    spec = spec_from_file_location(Path(source).stem, source)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{source} is not a Python file")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -46,9 +46,7 @@ _KINDS: dict[str, _Kind] = {
         extra="tflite",
         files=("train.tflite", "predict.tflite"),
     ),
-    "numpy": _Kind(
-        libraries=("numpy",), module="edge.runtime.numpy_", factory="NumpyRuntime", extra="", files=_GRAPHS
-    ),
+    "numpy": _Kind(libraries=("numpy",), module="edge.runtime.numpy_", factory="NumpyRuntime", extra="", files=_GRAPHS),
     "torch": _Kind(
         libraries=("torch",), module="edge.runtime.torch_", factory="TorchRuntime", extra="torch", files=_GRAPHS
     ),
@@ -105,5 +103,7 @@ def _problem(program: Program, name: str, available: tuple[str, ...]) -> str | N
         return f"{name} is not installed (pip install 'potstill[{kind.extra}]')"
     missing = [file for file in kind.files if file not in program.files]
     if missing:
-        return f"{name}: the program has no {' and no '.join(missing)} (compile it again with potstill[trainer] installed)"
+        return (
+            f"{name}: the program has no {' and no '.join(missing)} (compile it again with potstill[trainer] installed)"
+        )
     return None

@@ -29,7 +29,8 @@ Bind: TypeAlias = Callable[[Node, Shapes], Kernel]
 
 
 def _sigmoid(x: FloatArray) -> FloatArray:
-    return np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1))  # no overflow for large negative x
+    y: FloatArray = np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1))  # no overflow for large negative x
+    return y
 
 
 def _relu(x: FloatArray) -> FloatArray:
@@ -41,13 +42,13 @@ def _relu_grad(g: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def _log_softmax(x: FloatArray) -> FloatArray:
-    shifted = x - x.max(axis=-1, keepdims=True)
+    shifted: FloatArray = x - x.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return shifted
 
 
 def _softmax(x: FloatArray) -> FloatArray:
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    e: FloatArray = np.exp(x - x.max(axis=-1, keepdims=True))
     e /= e.sum(axis=-1, keepdims=True)
     return e
 
@@ -81,7 +82,7 @@ def _bind_max_grad(node: Node, shapes: Shapes) -> Kernel:
     axes = tuple(node.attributes["axes"])
 
     def kernel(g: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-        hit = (x == y).astype(np.float32)
+        hit: FloatArray = (x == y).astype(np.float32)
         hit *= g / hit.sum(axis=axes, keepdims=True)
         return hit
 
@@ -131,7 +132,7 @@ def _bind_gemm(node: Node, shapes: Shapes) -> Kernel:
     beta = np.float32(node.attributes["beta"])
 
     def kernel(a: FloatArray, b: FloatArray, c: FloatArray) -> FloatArray:
-        y = product(a, b)
+        y: FloatArray = product(a, b)
         y += c if beta == 1 else beta * c
         return y
 
@@ -164,7 +165,7 @@ def _bind_unfolded_product(node: Node, shapes: Shapes) -> Kernel:
     O = shape[1]  # noqa: E741
 
     def kernel(columns: FloatArray, w: FloatArray, b: FloatArray | None = None) -> FloatArray:
-        y = np.matmul(w.reshape(O, -1), columns)  # (O,K) x (B,K,N) -> (B,O,N)
+        y: FloatArray = np.matmul(w.reshape(O, -1), columns)  # (O,K) x (B,K,N) -> (B,O,N)
         if b is not None:
             y += b[:, None]
         return y.reshape(shape)
@@ -185,7 +186,7 @@ def _bind_unfolded_dw(node: Node, shapes: Shapes) -> Kernel:
 
 
 def _bind_conv2d_dx(node: Node, shapes: Shapes) -> Kernel:
-    """g (B,O,H',W'), w (O,C,h,w) -> (B,C,H,W): fold the columns' gradient back."""
+    """From g (B,O,H',W'), w (O,C,h,w) to (B,C,H,W): fold the columns' gradient back."""
     B, O, rows, columns = shapes[node.inputs[0]]  # noqa: E741
     _, C, h, w = shapes[node.inputs[1]]
     _, _, H, W = shapes[node.output]

@@ -74,7 +74,9 @@ def load_program(path: Path) -> Program:
         with zipfile.ZipFile(path) as archive:
             return _check(lambda name, limit: _read_from_zip(archive, name, limit))
     except FileNotFoundError as problem:
-        raise ProgramRefused(f"no program at {path}: give the folder or .zip that `potstill trainer compile` wrote") from problem
+        raise ProgramRefused(
+            f"no program at {path}: give the folder or .zip that `potstill trainer compile` wrote"
+        ) from problem
     except (ProgramRefused, zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as problem:
         raise ProgramRefused(f"{path}: {problem}") from problem
 
@@ -116,12 +118,11 @@ def _initial(data: bytes, count: int) -> FloatArray:
     """(S,) float32, finite; the header is read before anything is allocated."""
     file = io.BytesIO(data)
     try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("another version of .npy")
+        version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0(file)
     except ValueError as problem:
         raise ProgramRefused(f"{INITIAL}: {problem}") from problem
-    if header != ((count,), False, np.dtype("<f4")) or len(data) - file.tell() != 4 * count:
+    if version != (1, 0) or header != ((count,), False, np.dtype("<f4")) or len(data) - file.tell() != 4 * count:
         raise ProgramRefused(f"{INITIAL} is not the {count} float32 numbers of the manifest")
     initial = np.frombuffer(data, "<f4", offset=file.tell()).astype(np.float32, copy=False)
     if not np.isfinite(initial).all():

@@ -50,7 +50,7 @@ class TensorRuntime(ABC):
 
     @abstractmethod
     def _forward(self, parameters: list[FloatArray], x: FloatArray) -> FloatArray:
-        """x (predict batch, ...) -> logits (predict batch, L)."""
+        """From x (predict batch, ...) to logits (predict batch, L)."""
 
     @property
     def name(self) -> str:

@@ -27,7 +27,7 @@ def _matmul(a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool) -> Tenso
     return (a.T if transpose_a else a) @ (b.T if transpose_b else b)
 
 
-def _gemm(a: Tensor, b: Tensor, c: Tensor, transpose_a: bool, transpose_b: bool, beta: float) -> Tensor:
+def _gemm(a: Tensor, b: Tensor, c: Tensor, *, transpose_a: bool, transpose_b: bool, beta: float) -> Tensor:
     return torch.addmm(c, a.T if transpose_a else a, b.T if transpose_b else b, beta=beta)
 
 
@@ -36,17 +36,21 @@ def _conv2d(x: Tensor, w: Tensor, b: Tensor | None = None, *, stride: list[int],
 
 
 def _conv2d_dx(g: Tensor, w: Tensor, stride: list[int], padding: list[int], shape: list[int]) -> Tensor:
-    return grad.conv2d_input(shape, w, g, stride=stride, padding=padding)
+    dx: Tensor = grad.conv2d_input(shape, w, g, stride=stride, padding=padding)  # type: ignore[no-untyped-call]
+    return dx
 
 
 def _conv2d_dw(g: Tensor, x: Tensor, stride: list[int], padding: list[int], shape: list[int]) -> Tensor:
-    return grad.conv2d_weight(x, shape, g, stride=stride, padding=padding)
+    dw: Tensor = grad.conv2d_weight(x, shape, g, stride=stride, padding=padding)  # type: ignore[no-untyped-call]
+    return dw
 
 
 def _max_pool2d_grad(g: Tensor, x: Tensor, y: Tensor, size: list[int]) -> Tensor:
     del y
     _, indices = functional.max_pool2d_with_indices(x, size)
-    return torch.ops.aten.max_pool2d_with_indices_backward(g, x, size, size, [0, 0], [1, 1], False, indices)
+    backward = torch.ops.aten.max_pool2d_with_indices_backward
+    dx: Tensor = backward(g, x, size, size, [0, 0], [1, 1], False, indices)
+    return dx
 
 
 _KERNELS: dict[str, Kernel] = {
@@ -76,7 +80,7 @@ _KERNELS: dict[str, Kernel] = {
     "conv2d": _conv2d,
     "conv2d_dx": _conv2d_dx,
     "conv2d_dw": _conv2d_dw,
-    "max_pool2d": lambda x, size: functional.max_pool2d(x, size),
+    "max_pool2d": lambda x, size: functional.max_pool2d(x, kernel_size=size),
     "max_pool2d_grad": _max_pool2d_grad,
     "concat": lambda *parts, axis: torch.cat(parts, axis),
     "slice": lambda x, axis, start, stop: x.narrow(axis, start, stop - start),

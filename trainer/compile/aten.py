@@ -6,13 +6,15 @@ the result's name (a tuple of names where the op has several results, None for o
 Letters: B batch, C and O channels, (H, W) image, (h, w) window.
 """
 
+# ruff: noqa: PLR0917 - a handler has the arguments of its aten op
+
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-import numpy as np
 from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 
@@ -21,10 +23,11 @@ from trainer.compile.builder import Builder
 
 Result: TypeAlias = str | tuple[str | None, ...]
 Handler: TypeAlias = Callable[..., Result]
+H = TypeVar("H", bound=Callable[..., Result])
 
 SUPPORTED = (
-    "Linear, Conv1d and Conv2d (groups 1, dilation 1), ReLU, Tanh, Sigmoid, GELU(approximate='tanh'), MaxPool and AvgPool "
-    "(stride = kernel, no padding), adaptive average pooling to 1, Flatten, LayerNorm, sums and products of tensors"
+    "Linear, Conv1d and Conv2d (groups 1, dilation 1), ReLU, Tanh, Sigmoid, GELU(approximate='tanh'), MaxPool and "
+    "AvgPool (stride = kernel, no padding), adaptive average pooling to 1, Flatten, LayerNorm, sums and products"
 )
 
 
@@ -86,8 +89,8 @@ def _where(node: FxNode) -> str:
 _HANDLERS: dict[str, Handler] = {}
 
 
-def _handles(*names: str) -> Callable[[Handler], Handler]:
-    def register(handler: Handler) -> Handler:
+def _handles(*names: str) -> Callable[[H], H]:
+    def register(handler: H) -> H:
         _HANDLERS.update(dict.fromkeys((f"aten.{name}" for name in names), handler))
         return handler
 
@@ -161,7 +164,7 @@ def _sigmoid_backward(b: Builder, g: str, y: str) -> str:
     return b.op("mul", g, b.op("mul", y, b.op("sub", b.scalar(1.0), y)))
 
 
-_GELU_SLOPE, _GELU_CUBE = float(np.sqrt(2 / np.pi)), 0.044715  # the tanh approximation's two numbers (arXiv 1606.08415)
+_GELU_SLOPE, _GELU_CUBE = math.sqrt(2 / math.pi), 0.044715  # the tanh approximation's two numbers (arXiv 1606.08415)
 
 
 def _gelu_tanh(b: Builder, x: str, approximate: str) -> str:
@@ -249,8 +252,8 @@ def _same(b: Builder, x: str) -> str:
 @_handles("view.default", "_unsafe_view.default", "reshape.default", "_reshape_alias.default", "view_copy.default")
 def _view(b: Builder, x: str, shape: Sequence[int], *rest: Any) -> str:
     del rest
-    known = int(np.prod([side for side in shape if side != -1]))
-    size = int(np.prod(b.shape(x)))
+    known = math.prod(side for side in shape if side != -1)
+    size = math.prod(b.shape(x))
     return b.op("reshape", x, shape=[size // known if side == -1 else side for side in shape])
 
 
@@ -340,7 +343,7 @@ def _sum(b: Builder, x: str, axes: Sequence[int] | None = None, keepdims: bool =
 @_handles("mean.default", "mean.dim")
 def _mean(b: Builder, x: str, axes: Sequence[int] | None = None, keepdims: bool = False) -> str:
     total = _sum(b, x, axes, keepdims)
-    count = int(np.prod(b.shape(x))) // int(np.prod(b.shape(total)))
+    count = math.prod(b.shape(x)) // math.prod(b.shape(total))
     return b.op("mul", total, b.scalar(1.0 / count))
 
 
@@ -507,7 +510,7 @@ def _layer_norm_backward(
     b: Builder, g: str, x: str, sides: list[int], mean: str, scale: str, w: str | None, bias: str | None,
     wanted: list[bool],
 ) -> Result:  # fmt: skip
-    """dx = scale (h - mean(h) - xhat mean(h xhat)) with h = g w, xhat = (x - mean) scale."""
+    """The input's gradient is dx = scale (h - mean(h) - xhat mean(h xhat)) with h = g w, xhat = (x - mean) scale."""
     del bias
     rank = len(b.shape(x))
     axes, batch = list(range(rank - len(sides), rank)), list(range(rank - len(sides)))
@@ -522,5 +525,3 @@ def _layer_norm_backward(
     if wanted[2]:
         db = b.op("sum", g, axes=batch, keepdims=False)
     return dx, dw, db
-
-

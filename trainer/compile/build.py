@@ -25,7 +25,9 @@ def build_program(
     """`model` as in `trainer.models.build_model`. Raises ValueError that says what is missing or cannot be compiled."""
     kind = MODELS.get(model)
     if kind is None and ":" in model and (input_shape is None or labels is None):
-        raise ValueError("your own module needs --input-shape (of one sample, such as 1,28,28) and --labels (10, or a,b,c)")
+        raise ValueError(
+            "your own module needs --input-shape (of one sample, such as 1,28,28) and --labels (10, or a,b,c)"
+        )
     module = build_model(model, input_shape=input_shape, labels=len(labels) if labels else None, seed=seed)
     if kind is not None:
         input_shape, labels = input_shape or kind.input_shape, labels or kind.labels

@@ -32,7 +32,7 @@ class Builder:
         return name
 
     def scalar(self, value: float) -> str:
-        return self.constant(np.float32(value).reshape(()))
+        return self.constant(np.array(value, np.float32))
 
     def op(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Append a node, return the name of its result. Raises ValueError where the op table does not allow it."""

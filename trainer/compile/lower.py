@@ -75,10 +75,14 @@ def _check_scores(module: nn.Module, input_shape: tuple[int, ...], labels: int) 
         with torch.no_grad():
             scores = module(torch.zeros(2, *input_shape))
     except RuntimeError as problem:
-        raise Unsupported(f"the module does not take an input of shape (B, {_sides(input_shape)}): {problem}") from problem
+        raise Unsupported(
+            f"the module does not take an input of shape (B, {_sides(input_shape)}): {problem}"
+        ) from problem
     if not isinstance(scores, Tensor) or tuple(scores.shape) != (2, labels):
         found = tuple(scores.shape[1:]) if isinstance(scores, Tensor) else type(scores).__name__
-        raise Unsupported(f"the module yields {found} a sample, not scores of {labels} labels: change --labels or its last layer")
+        raise Unsupported(
+            f"the module yields {found} a sample, not scores of {labels} labels: change --labels or its last layer"
+        )
 
 
 def _sides(shape: tuple[int, ...]) -> str:
@@ -91,7 +95,9 @@ def _lower_train(
     parameter_names = [name for name, _ in module.named_parameters()]
     values = [p.detach() for _, p in module.named_parameters()]
 
-    def loss(parameters: list[Tensor], x: Tensor, target: Tensor, scale: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def loss(
+        parameters: list[Tensor], x: Tensor, target: Tensor, scale: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         scores = functional_call(module, dict(zip(parameter_names, parameters, strict=True)), (x,))
         log_p = torch.log_softmax(scores, dim=-1)
         value = ((target * (-1.0 / batch)) * log_p).sum()

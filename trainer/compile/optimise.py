@@ -40,7 +40,13 @@ def optimiser_state(optimiser: Optimiser, parameters: Sequence[Tensor]) -> tuple
 
 
 def append_update(
-    b: Builder, optimiser: Optimiser, *, parameters: Sequence[str], gradients: Sequence[str], state: Sequence[str], lr: str
+    b: Builder,
+    optimiser: Optimiser,
+    *,
+    parameters: Sequence[str],
+    gradients: Sequence[str],
+    state: Sequence[str],
+    lr: str,
 ) -> list[str]:
     """-> names of the new state: parameters, then the optimiser's tensors, in the manifest's order.
 
@@ -53,7 +59,9 @@ def append_update(
     return _adam(b, parameters, gradients, state, lr)
 
 
-def _momentum(b: Builder, parameters: Sequence[str], gradients: Sequence[str], state: Sequence[str], lr: str) -> list[str]:
+def _momentum(
+    b: Builder, parameters: Sequence[str], gradients: Sequence[str], state: Sequence[str], lr: str
+) -> list[str]:
     decay = b.scalar(MOMENTUM)
     velocity = [b.op("add", g, b.op("mul", v, decay)) for v, g in zip(state, gradients, strict=True)]
     new = [b.op("sub", p, b.op("mul", v, lr)) for p, v in zip(parameters, velocity, strict=True)]
@@ -65,7 +73,10 @@ def _adam(b: Builder, parameters: Sequence[str], gradients: Sequence[str], state
     means, squares, (c1, c2) = state[:n], state[n : 2 * n], state[2 * n :]
     c1, c2 = _decay(b, c1, b.scalar(1.0), BETA1), _decay(b, c2, b.scalar(1.0), BETA2)
     root = b.op("sqrt", c2)
-    rate, floor = b.op("div", b.op("mul", lr, root), c1), b.op("mul", root, b.scalar(EPSILON))  # lr sqrt(c2)/c1, eps sqrt(c2)
+    rate, floor = (
+        b.op("div", b.op("mul", lr, root), c1),
+        b.op("mul", root, b.scalar(EPSILON)),
+    )  # lr sqrt(c2)/c1, eps sqrt(c2)
     means = [_decay(b, m, g, BETA1) for m, g in zip(means, gradients, strict=True)]
     squares = [_decay(b, s, b.op("mul", g, g), BETA2) for s, g in zip(squares, gradients, strict=True)]
     new = [
@@ -76,5 +87,5 @@ def _adam(b: Builder, parameters: Sequence[str], gradients: Sequence[str], state
 
 
 def _decay(b: Builder, old: str, new: str, beta: float) -> str:
-    """beta old + (1 - beta) new."""
+    """Mean of the past: beta old + (1 - beta) new."""
     return b.op("add", b.op("mul", old, b.scalar(beta)), b.op("mul", new, b.scalar(1 - beta)))

@@ -20,7 +20,10 @@ from trainer.compile.optimise import Optimiser, optimiser_state
 
 Writer = Callable[[Graph], bytes]
 
-_WRITERS = {"onnx": ("trainer.compile.onnx_writer", "write_onnx"), "tflite": ("trainer.compile.tflite_writer", "write_tflite")}
+_WRITERS = {
+    "onnx": ("trainer.compile.onnx_writer", "write_onnx"),
+    "tflite": ("trainer.compile.tflite_writer", "write_tflite"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

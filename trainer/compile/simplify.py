@@ -1,7 +1,8 @@
 """Passes over the flat graph: the same numbers from fewer nodes.
 
 Each rule looks at one node and returns what to put in its place: other nodes (the last yields the same tensor), the
-name of an equal tensor, or None to leave it. All rules run over the graph until none finds anything, then tensors and constants are renamed in order.
+name of an equal tensor, or None to leave it. All rules run over the graph until none finds anything, then tensors and
+constants are renamed in order.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def simplify(graph: Graph) -> Graph:
 
 
 def _skip_identity(node: Node, view: _View) -> str | None:
-    """x + 0, x * 1, x / 1, x - 0, and shape ops that change nothing."""
+    """Sums and products with nothing in them, x + 0, x * 1, x / 1, x - 0, and shape ops that change nothing."""
     shape = view.shapes[node.output]
     if node.op in {"reshape", "expand"} and view.shapes[node.inputs[0]] == shape:
         return node.inputs[0]
@@ -80,7 +81,7 @@ def _skip_identity(node: Node, view: _View) -> str | None:
 
 
 def _join_shape_ops(node: Node, view: _View) -> Node | None:
-    """reshape of reshape, transpose of transpose, expand of expand: one of each."""
+    """Joined: reshape of reshape, transpose of transpose, expand of expand: one of each."""
     if node.op not in {"reshape", "transpose", "expand"}:
         return None
     inner = view.maker(node.inputs[0], node.op)
@@ -124,7 +125,7 @@ _ELEMENTWISE = frozenset({*_BROADCASTING, "neg", "exp", "log", "sqrt", "tanh", "
 
 
 def _reshape_after(node: Node, view: _View) -> tuple[Node, Node] | None:
-    """An elementwise op on reshaped tensors of one shape: the op first, then one reshape, which may meet its inverse."""
+    """An elementwise op on reshaped tensors of one shape: op first, then one reshape, which may meet its inverse."""
     if node.op not in _ELEMENTWISE:
         return None
     full = [name for name in node.inputs if view.shapes[name] != ()]
@@ -174,12 +175,12 @@ def _gemm(node: Node, view: _View) -> Node | None:
     """matmul(a, b) + c, and matmul(a, b) + beta * c."""
     if node.op != "add":
         return None
-    for product_name, c in (node.inputs, node.inputs[::-1]):
-        product = view.sole(product_name, "matmul")
-        if product is None or view.shapes[product_name] != view.shapes[node.output]:
-            continue
-        beta, c = _scaled(c, view)
-        return Node(op="gemm", inputs=(*product.inputs, c), output=node.output, attributes=product.attributes | {"beta": beta})
+    for name, addend in (node.inputs, node.inputs[::-1]):
+        product = view.sole(name, "matmul")
+        if product is not None and view.shapes[name] == view.shapes[node.output]:
+            beta, c = _scaled(addend, view)
+            attributes = product.attributes | {"beta": beta}
+            return Node(op="gemm", inputs=(*product.inputs, c), output=node.output, attributes=attributes)
     return None
 
 
@@ -248,7 +249,9 @@ def _name_results(graph: Graph) -> Graph:
     makers = {node.output: node for node in graph.nodes}
     for node in graph.nodes:
         source = node.inputs[0] if node.inputs else ""
-        is_end = node.output in graph.outputs and node.op == "reshape" and source in makers and source not in graph.outputs
+        is_end = (
+            node.output in graph.outputs and node.op == "reshape" and source in makers and source not in graph.outputs
+        )
         if is_end and graph.shapes[source] == graph.shapes[node.output]:
             return _name_results(_renamed_tensor(graph, node, source))
     return graph
@@ -293,11 +296,11 @@ def _merge_equal(graph: Graph) -> Graph:
     first: dict[Any, str] = {}
     constants: dict[str, FloatArray] = {}
     for name, value in graph.constants.items():
-        found = first.setdefault((value.shape, value.tobytes()), name)
-        if found == name:
+        earlier = first.setdefault((value.shape, value.tobytes()), name)
+        if earlier == name:
             constants[name] = value
         else:
-            same[name] = found
+            same[name] = earlier
     nodes: list[Node] = []
     for original in graph.nodes:
         node = replace(original, inputs=tuple(same.get(name, name) for name in original.inputs))
@@ -329,7 +332,8 @@ def _rename(graph: Graph) -> Graph:
     new = {name: f"c{index}" for index, name in enumerate(graph.constants)}
     new |= {n.output: f"t{i}" for i, n in enumerate(n for n in graph.nodes if n.output not in kept)}
     nodes = tuple(
-        replace(n, inputs=tuple(new.get(i, i) for i in n.inputs), output=new.get(n.output, n.output)) for n in graph.nodes
+        replace(n, inputs=tuple(new.get(i, i) for i in n.inputs), output=new.get(n.output, n.output))
+        for n in graph.nodes
     )
     names = (*graph.inputs, *graph.constants, *(n.output for n in graph.nodes))
     return Graph(

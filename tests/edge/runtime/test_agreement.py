@@ -7,6 +7,7 @@ Within 1e-5 of each parameter after 1 step and 1e-3 after 200, from the same sta
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -28,11 +29,16 @@ AFTER_ONE, AFTER_ALL, STEPS, BATCH, LABELS = 1e-5, 1e-3, 200, 16, 5
 
 LR: dict[Optimiser, float] = {"sgd": 0.05, "momentum": 0.01, "adam": 0.001}
 
-MODELS = {
-    "dense": ((3, 4, 4), lambda: [nn.Flatten(), nn.Linear(48, 24), nn.ReLU(), nn.Linear(24, 12), nn.Tanh(), nn.Linear(12, LABELS)]),
+MODELS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Sequential]]] = {
+    "dense": (
+        (3, 4, 4),
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(48, 24), nn.ReLU(), nn.Linear(24, 12), nn.Tanh(), nn.Linear(12, LABELS)
+        ),
+    ),
     "images": (
         (2, 9, 8),
-        lambda: [
+        lambda: nn.Sequential(
             nn.Conv2d(2, 4, 3, padding=1),
             nn.ReLU(),
             nn.MaxPool2d(2),
@@ -40,11 +46,11 @@ MODELS = {
             nn.Sigmoid(),
             nn.Flatten(),
             nn.Linear(24, LABELS),
-        ],
+        ),
     ),
     "signals": (
         (3, 40),
-        lambda: [
+        lambda: nn.Sequential(
             nn.Conv1d(3, 6, 5, stride=2),
             nn.ReLU(),
             nn.MaxPool1d(2),
@@ -52,14 +58,14 @@ MODELS = {
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(72, LABELS),
-        ],
+        ),
     ),
 }
 
 
 def module(model: str) -> nn.Sequential:
     torch.manual_seed(3)
-    return nn.Sequential(*MODELS[model][1]())
+    return MODELS[model][1]()
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +120,7 @@ def oracle(model: str, optimiser: Optimiser) -> tuple[FloatArray, FloatArray, fl
         loss.backward()  # type: ignore[no-untyped-call]
         update.step()
         trail.append(parameters_to_vector(net.parameters()).detach().numpy().copy())
-        first = first or (float(loss), torch.softmax(scores, -1).detach().numpy())
+        first = first or (float(loss.detach()), torch.softmax(scores, -1).detach().numpy())
     assert first is not None
     return trail[0], trail[-1], *first
 
@@ -157,9 +163,11 @@ def test_a_row_of_zeros_adds_nothing(runtime: str, programs: dict[tuple[str, str
         wanted = -(torch.from_numpy(target[:n]) * torch.log_softmax(scores, -1)).sum() / n
         wanted.backward()  # type: ignore[no-untyped-call]
         stepped = [p - 0.05 * p.grad for p in net.parameters() if p.grad is not None]
-        np.testing.assert_allclose(whole.parameters(), parameters_to_vector(stepped).detach().numpy(), rtol=0, atol=AFTER_ONE)
+        np.testing.assert_allclose(
+            whole.parameters(), parameters_to_vector(stepped).detach().numpy(), rtol=0, atol=AFTER_ONE
+        )
         np.testing.assert_allclose(logits[:n], torch.softmax(scores, -1).detach().numpy(), rtol=0, atol=1e-5)
-        assert abs(loss - float(wanted)) < 1e-5
+        assert abs(loss - float(wanted.detach())) < 1e-5
 
 
 @pytest.mark.parametrize("runtime", installed())

@@ -135,7 +135,11 @@ CONVOLUTIONS = [
 def test_convolution_and_its_gradients(
     image: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
 ) -> None:
-    x, w, b = torch.randn(2, 3, *image, requires_grad=True), torch.randn(4, 3, *kernel, requires_grad=True), torch.randn(4)
+    x, w, b = (
+        torch.randn(2, 3, *image, requires_grad=True),
+        torch.randn(4, 3, *kernel, requires_grad=True),
+        torch.randn(4),
+    )
     y = functional.conv2d(x, w, b, stride=stride, padding=padding)
     g = torch.randn_like(y)
     dx, dw = torch.autograd.grad(y, (x, w), g)
