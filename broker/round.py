@@ -415,12 +415,17 @@ _NEW = {Phase.OPEN: Fate.COUNTED, Phase.OVER: Fate.LATE}
 
 
 def _arrive_closed(state: RoundState, event: Arrived, now: float) -> list[Action]:
-    """No round is open for it: it is recorded, and a stranger is asked who it is."""
+    """No round is open for it: it is recorded, and a stranger is asked who it is.
+
+    But only where its birth would bring it a seat: asked for nothing, it would send its upload again and again.
+    """
     del now
     device, upload = event.device, event.upload
     if device not in state.seats or device in state.refused:
-        asked: list[Action] = [Tell(device, Command(order=Order.REBIRTH))] if device not in state.refused else []
-        return [Record(device, upload, Fate.UNKNOWN_DEVICE), *asked]
+        actions: list[Action] = [Record(device, upload, Fate.UNKNOWN_DEVICE)]
+        if state.phase is not Phase.OVER and device not in state.refused:
+            actions.append(Tell(device, Command(order=Order.REBIRTH)))
+        return actions
     if state.plan is not None:
         return [Record(device, upload, _fate(state, device, upload, state.plan))]
     return [Record(device, upload, Fate.EARLY if upload.run == state.settings.run else Fate.LATE)]

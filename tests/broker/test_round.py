@@ -282,6 +282,7 @@ def test_a_stranger_is_asked_for_its_birth() -> None:
     actions = opened()(Arrived("z", upload(0)))
     assert fates(actions) == [Fate.UNKNOWN_DEVICE]
     assert actions[1:] == [Tell("z", REBIRTH)]
+    assert kinds(over()(Arrived("z", upload(0)))) == ["Record"]  # its birth would not bring it a seat any more
 
 
 def test_an_upload_of_a_seated_device_counts_although_its_will_was_sent() -> None:
