@@ -19,14 +19,7 @@ def _list(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tu
     return None if value is None else tuple(item.strip() for item in value.split(",") if item.strip())
 
 
-_EXAMPLES = """\b
-Examples:
-  potstill demo
-  potstill demo --data mnist:DIR --split fd --methods alone,fd
-"""  # click keeps the lines of a paragraph that begins with a backspace character
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--data", default="digits", show_default=True, help="digits, mnist:DIR or npz:DIR (docs/data.md).")
 @click.option(
     "--split", "splits", callback=_list, help="With commas: iid, fd, mix2fld, dirichlet:A.  [default: iid,fd]"
@@ -39,6 +32,7 @@ Examples:
 @click.option("--steps", type=click.IntRange(1), help="Local steps a round.  [default: suits the program]")
 @click.option("--lr", type=float, help="Learning rate.  [default: suits the program]")
 @click.option("--gamma", type=float, help="Weight of distillation (fd).  [default: 1]")
+@click.option("--normalise/--no-normalise", default=None, help="Divide fd's target by 1 + gamma.  [default: for HAR]")
 @click.option("--bits", default=4, show_default=True, type=int, help="Of a logit on the wire: 32, 16, 8, 4 or 3 (fd).")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Of split and batches.")
 @click.option("--runtime", type=click.Choice(RUNTIMES), help="On every device.  [default: the best installed]")
@@ -52,12 +46,17 @@ def demo(*, test: str | None, out: Path | None, **options: object) -> None:
 
     Starts an embedded broker and one process a device, runs each method on the same split, start, seed and number of
     steps, and prints what came out: accuracy, bytes, seconds. Nothing is downloaded.
-    """
+
+    \b
+    Examples:
+      potstill demo
+      potstill demo --data mnist:DIR --split fd --methods alone,fd
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace character
     try:
         wish = Wish(own_test=None if test is None else test == "own", **options)  # type: ignore[arg-type]
+        folder = _run_folder(out)
         dataset = load_dataset(wish.data)
         settings = settle(wish, dataset)
-        folder = _run_folder(out)
         with choose() as progress:
             progress.say(
                 f"{dataset.name}, {settings.devices} devices, splits {', '.join(map(str, settings.splits))}, "
@@ -82,8 +81,4 @@ def _run_folder(out: Path | None) -> Path:
         out = Path("runs") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     if out.is_dir() and any(out.iterdir()):
         raise DemoError(f"{out} is not empty: name another folder with --out, or leave it out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise DemoError(f"{out} cannot be made ({problem.strerror}): name another folder with --out") from problem
     return out

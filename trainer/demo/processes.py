@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -43,7 +44,14 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop(self._children)
+        """A second Ctrl-C does not leave children behind: it waits until they have ended."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+        try:
+            self.stop(self._children)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def start(self, name: str, arguments: list[str], log: Path, *, piped: bool = False) -> Child:
         """`potstill ARGUMENTS`; its standard error (and output, unless piped to us) goes to the log.
@@ -163,6 +171,8 @@ def check_reachable(url: str) -> None:
         raise DemoError(f"broker {url!r}: {problem}. Write mqtt://HOST:PORT") from problem
     if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname:
         raise DemoError(f"broker {url!r}: write mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS")
+    if parts.username or parts.password:
+        raise DemoError("the demo writes its broker's URL into logs and run.json: use a broker without a password")
     try:
         with contextlib.closing(socket.create_connection((parts.hostname, port), timeout=5)):
             pass

@@ -34,6 +34,10 @@ def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress
     have ended and run.json holds what was done.
     """
     found = record.begin(settings, dataset, read_manifest(settings.program))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise DemoError(f"{out} cannot be made ({problem.strerror}): name another folder with --out") from problem
     shards = _write_all_shards(settings, dataset, out)
     try:
         with _signals_interrupt(), Processes() as processes:
@@ -165,7 +169,7 @@ class _Stage:
             "start-deadline": START_DEADLINE_S,
         }
         flags = [word for flag, value in values.items() for word in (f"--{flag}", str(value))]
-        return ["broker", "run", "--json", *flags]
+        return ["broker", "run", "--json", "--normalise" if settings.normalise else "--no-normalise", *flags]
 
     def _log(self, name: str) -> Path:
         return self.out / "logs" / _folder(self.split) / f"{name}.log"

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
 from edge.wire.manifest import Manifest, parse_manifest
 from trainer.data import Dataset
 from trainer.partition import Split, SplitError, parse_split, resolve
+from trainer.programs import SHIPPED, shipped
 from trainer.shards import default_samples
 
 METHODS = ("alone", "fl", "fd")
 BITS = (32, 16, 8, 4, 3)
 RUNTIMES = ("onnx", "tflite", "numpy", "torch")
-PROGRAMS = ("cnn-8x8", "cnn-28x28", "har-cnn")
-"""Shipped in trainer/programs; the first whose input fits the data is taken where none is named."""
-
 MAX_DEVICES = 200
 """Each is a process of 40 to 60 MB; the emulator is for more."""
 
@@ -31,21 +28,23 @@ class DemoError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What suits a program: chosen by trying, docs/demo.md says how."""
+    """What suits the samples: chosen by trying, docs/demo.md says how."""
 
     rounds: int
     steps: int
     lr: float
     gamma: float
+    normalise: bool = False
+    """Divide the target by 1 + gamma: momentum with the whole step diverges on some persons of HAR."""
 
 
 RECIPES = {
-    "cnn-8x8": Recipe(rounds=25, steps=16, lr=0.1, gamma=1.0),
-    "cnn-28x28": Recipe(rounds=30, steps=32, lr=0.1, gamma=1.0),
-    "har-cnn": Recipe(rounds=20, steps=16, lr=0.1, gamma=1.0),
+    (1, 8, 8): Recipe(rounds=25, steps=16, lr=0.1, gamma=1.0),
+    (1, 28, 28): Recipe(rounds=30, steps=32, lr=0.1, gamma=1.0),
+    (9, 128): Recipe(rounds=30, steps=16, lr=0.03, gamma=1.0, normalise=True),
 }
 OTHERS = Recipe(rounds=20, steps=16, lr=0.05, gamma=1.0)
-"""For a program of the user's own."""
+"""For samples of another shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +61,7 @@ class Wish:
     steps: int | None = None
     lr: float | None = None
     gamma: float | None = None
+    normalise: bool | None = None
     bits: int = 4
     seed: int = 0
     runtime: str | None = None
@@ -85,6 +85,8 @@ class Settings:
     steps: int
     lr: float
     gamma: float
+    normalise: bool
+    """The target is divided by 1 + gamma."""
     bits: int
     seed: int
     runtime: str | None
@@ -112,7 +114,7 @@ class Settings:
 def settle(wish: Wish, dataset: Dataset) -> Settings:
     """Raises DemoError or SplitError."""
     folder, manifest = find_program(wish.program, dataset)
-    recipe = RECIPES.get(manifest.name, OTHERS)
+    recipe = RECIPES.get(manifest.input_shape, OTHERS)
     samples = wish.samples or default_samples(dataset, wish.devices)
     texts = wish.splits or (("natural",) if dataset.natural else ("iid", "fd"))
     splits = tuple(resolve(parse_split(text), samples, dataset.label_count) for text in texts)
@@ -130,6 +132,7 @@ def settle(wish: Wish, dataset: Dataset) -> Settings:
         steps=_or(wish.steps, recipe.steps),
         lr=_or(wish.lr, recipe.lr),
         gamma=_or(wish.gamma, recipe.gamma),
+        normalise=_or(wish.normalise, recipe.normalise),
         bits=wish.bits,
         seed=wish.seed,
         runtime=wish.runtime,
@@ -145,8 +148,7 @@ def _or(typed: _T | None, default: _T) -> _T:
 
 def find_program(named: Path | None, dataset: Dataset) -> tuple[Path, Manifest]:
     """The folder of the named program, or of the first shipped one that fits the data. Raises DemoError."""
-    shipped = Path(str(files("trainer") / "programs"))
-    folders = [named] if named else [shipped / name for name in PROGRAMS]
+    folders = [named] if named else [shipped(name) for name in SHIPPED]
     seen = []
     for folder in folders:
         manifest = read_manifest(folder)
