@@ -1,0 +1,129 @@
+"""`potstill profiles`: options, and one call a command."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from firmware_profiles.load import (
+    SOURCES_FILE,
+    Finding,
+    ProfileError,
+    list_profiles,
+    load_profile,
+    load_sources,
+    profile_file,
+    read_profile,
+    read_sources,
+)
+from firmware_profiles.schema import Fact, Profile
+
+WIDTH = 120
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def profiles() -> None:
+    """Device classes: what is known about each board, with a source for every number."""
+
+
+@profiles.command("list")
+def list_() -> None:
+    """One line a device class.
+
+    \b
+    Example:
+      potstill profiles list
+    """  # noqa: D301
+    rows = [_summary(load_profile(name)) for name in list_profiles()]
+    for line in _aligned([("NAME", "BOARD", "ISA", "RAM MiB", "IDLE W", "ALL CORES W", "RUNTIMES"), *rows]):
+        click.echo(line)
+
+
+@profiles.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Everything that is known about one device class, and by whom.
+
+    \b
+    Example:
+      potstill profiles show pi-zero-2-w
+    """  # noqa: D301
+    try:
+        profile = load_profile(name)
+    except ProfileError as problem:
+        raise click.ClickException(str(problem)) from problem
+    click.echo(f"{profile.title} ({profile.name})\n")
+    facts = [row for key, fact in profile.facts() for row in _rows(key, fact)]
+    for line in _aligned([("KEY", "VALUE", "QUALITY", "SOURCE"), *facts]):
+        click.echo(line)
+    click.echo("\nNotes")
+    for key, fact in profile.facts():
+        for each in (fact, *fact.others):
+            if each.note:
+                click.echo(textwrap.fill(f"{key} = {_text(each.value)}: {each.note}", WIDTH, subsequent_indent="    "))
+    click.echo("\nSources")
+    used = {row[3] for row in facts}
+    for source in sorted(used):
+        entry = load_sources()[source]
+        click.echo(f"{source}: {entry.title}\n    {entry.address}" + (f"\n    {entry.note}" if entry.note else ""))
+
+
+@profiles.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+def check(files: tuple[Path, ...]) -> None:
+    """Check profile files, or every one that ships; list everything that is wrong, and exit 1 if anything is.
+
+    \b
+    Example:
+      potstill profiles check my-board.toml
+    """  # noqa: D301
+    findings = _check(files or (SOURCES_FILE, *map(profile_file, list_profiles())))
+    for finding in findings:
+        click.echo(str(finding), err=True)
+    if findings:
+        raise click.exceptions.Exit(1)
+    click.echo("No problems.")
+
+
+def _check(files: Sequence[Path]) -> list[Finding]:
+    found: list[Finding] = []
+    for file in files:
+        read = read_sources(file) if file.name == SOURCES_FILE.name else read_profile(file)
+        found += read if isinstance(read, list) else []
+    return found
+
+
+def _summary(profile: Profile) -> tuple[str, ...]:
+    runtimes = [
+        key.partition(".")[2] for key, fact in profile.facts() if key.startswith("runtimes.") and fact.value is True
+    ]
+    return (
+        profile.name,
+        profile.title,
+        profile.hardware.isa.value,
+        _text(profile.hardware.ram_mib.value),
+        _text(profile.power.idle_w.value),
+        _text(profile.power.all_cores_w.value),
+        ", ".join(runtimes),
+    )
+
+
+def _rows(key: str, fact: Fact[object]) -> list[tuple[str, ...]]:
+    first = (key, _text(fact.value), str(fact.quality), fact.source)
+    return [first, *(("  also", _text(other.value), str(other.quality), other.source) for other in fact.others)]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

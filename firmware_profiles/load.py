@@ -1,0 +1,123 @@
+"""Reads the profiles that ship with the package, or any other file; finds the lines that are wrong."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from firmware_profiles.schema import Problem, Profile, Source, parse_profile, parse_sources
+
+_FOLDER = Path(__file__).parent / "devices"
+SOURCES_FILE = Path(__file__).with_name("sources.toml")
+
+
+class ProfileError(ValueError):
+    """A profile that is not there or not valid; the message lists everything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing wrong with one line of one file."""
+
+    file: Path
+    line: int
+    """1-based; that of the nearest enclosing key where the key itself is missing."""
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.key} {self.message}".replace(":  ", ": ")
+
+
+def list_profiles() -> tuple[str, ...]:
+    """Names of the profiles that ship with the package, in alphabetical order."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+
+
+def profile_file(name: str) -> Path:
+    """Where a shipped profile lies. Raises `ProfileError` on a name that is none."""
+    if name not in list_profiles():
+        raise ProfileError(f"no profile {name!r}: one of {', '.join(list_profiles())}")
+    return _FOLDER / f"{name}.toml"
+
+
+@cache
+def load_profile(name: str) -> Profile:
+    """A profile that ships with the package, by its name. Raises `ProfileError`."""
+    read = read_profile(profile_file(name))
+    if isinstance(read, Profile):
+        return read
+    raise ProfileError("\n".join(map(str, read)))
+
+
+@cache
+def load_sources() -> Mapping[str, Source]:
+    """Every source by its key. Raises `ProfileError`."""
+    found = read_sources(SOURCES_FILE)
+    if isinstance(found, dict):
+        return found
+    raise ProfileError("\n".join(map(str, found)))
+
+
+def read_profile(file: Path) -> Profile | list[Finding]:
+    """Any profile file -> the profile, or everything that is wrong with it. Its sources are the package's."""
+    text, raw = _read(file)
+    if isinstance(raw, Finding):
+        return [raw]
+    parsed = parse_profile(raw, file.stem, load_sources())
+    return parsed if isinstance(parsed, Profile) else _located(file, text, parsed)
+
+
+def read_sources(file: Path) -> dict[str, Source] | list[Finding]:
+    """A table of sources, or everything that is wrong with it."""
+    text, raw = _read(file)
+    if isinstance(raw, Finding):
+        return [raw]
+    parsed = parse_sources(raw)
+    return parsed if isinstance(parsed, dict) else _located(file, text, parsed)
+
+
+def _read(file: Path) -> tuple[str, dict[str, Any] | Finding]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        return "", Finding(file=file, line=1, key="", message=f"cannot be read: {problem}")
+    try:
+        return text, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        where = re.search(r"line (\d+)", str(problem))
+        line = int(where[1]) if where else len(text.splitlines())
+        return text, Finding(file=file, line=line, key="", message=f"is not TOML: {problem}")
+
+
+def _located(file: Path, text: str, problems: list[Problem]) -> list[Finding]:
+    findings = [
+        Finding(file=file, line=find_line(text, problem.path), key=".".join(problem.path), message=problem.message)
+        for problem in problems
+    ]
+    return sorted(findings, key=lambda finding: finding.line)
+
+
+def find_line(text: str, path: tuple[str, ...]) -> int:
+    """The line of a key's path, or of as much of it as there is; 1 where there is nothing of it.
+
+    tomllib says no lines. Profiles are written one fact a line under [section] headers, and that is what this reads.
+    """
+    lines = text.splitlines()
+    best, depth, section = 1, 0, ""
+    for number, line in enumerate(lines, 1):
+        if header := re.match(r"\s*\[+([^\]]+)\]", line):
+            section = header[1].strip().strip('"')
+            here: tuple[str, ...] = (section,)
+        elif key := re.match(r'\s*"?([A-Za-z0-9_-]+)"?\s*=', line):
+            here = (section, key[1]) if section else (key[1],)
+        else:
+            continue
+        if path[: len(here)] == here and len(here) > depth:
+            best, depth = number, len(here)
+    return best
