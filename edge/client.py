@@ -154,6 +154,7 @@ class Link:
         """Raises ConfigurationError if the TLS files cannot be read. Connects at the first `poll`."""
         self._address = parse_url(settings.broker)
         self._traffic = traffic
+        self._parameters_topic = topics.parameters(settings.fleet)
         self._filters = {
             topics.plan(settings.fleet): _keep_retained(),
             topics.command(settings.fleet, settings.device): _keep_retained(),
@@ -245,8 +246,9 @@ class Link:
         finally:
             _cork(connection, on=False)
 
-    def want_parameters(self, topic: str, *, wanted: bool, now: bool) -> None:
+    def want_parameters(self, *, wanted: bool, now: bool) -> None:
         """Subscribe to the parameters' topic or leave it; `now`: those retained on the broker are needed."""
+        topic = self._parameters_topic
         if wanted == (topic in self._filters):
             return
         if wanted:
@@ -320,11 +322,13 @@ class Link:
         self._traffic.disconnected(read_stream(connection))
 
     def _on_connect(
-        self, client: paho.Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Properties | None
+        self, client: paho.Client, _userdata: Any, flags: Any, reason: ReasonCode, _properties: Properties | None
     ) -> None:
         if reason.is_failure:
             LOG.error("the broker refuses this device: %s; check its name, password and certificate", reason)
             return
+        if flags.session_present and self._parameters_topic not in self._filters:
+            client.unsubscribe(self._parameters_topic)  # the broker's session may be of an FL run before a restart
         _, self._subscribing = client.subscribe(list(self._filters.items()))
 
     def _on_subscribe(
@@ -512,7 +516,7 @@ class Client:
         """Hear parameters while the plan says FL: they are as large as everything else in many rounds together."""
         ours = plan.program == self._session.program
         wanted = ours and plan.method is Method.FL and not (plan.done and plan.run != self._session.run)
-        self._link.want_parameters(self._parameters_topic, wanted=wanted, now=plan.round > 0)
+        self._link.want_parameters(wanted=wanted, now=plan.round > 0)
 
     def _feed(self, event: Event, *, heard_bytes: int = 0) -> None:
         self._session, actions = machine.step(self._session, event)
@@ -572,6 +576,7 @@ class Client:
     def _train(self, action: machine.Train) -> None:
         plan = action.plan
         started_s = time.monotonic()
+        LOG.debug("run %d round %d: training", plan.run, plan.round)
         try:
             result = train(
                 self._runtime,

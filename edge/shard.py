@@ -90,7 +90,8 @@ def load_shard(path: Path, manifest: Manifest) -> Shard:
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ShardError(f"{path}: one .npy array; save the four arrays with numpy.savez")
             return {name: archive[name] for name in archive.files if name in {*_ARRAYS, "scale"}}

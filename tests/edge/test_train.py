@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edge.runtime.numpy_ import NumpyRuntime
+from edge.runtime.program import Program
+from edge.shard import Shard, load_shard
+from edge.train import DivergedError, Purpose, accuracy, batches, stream, train
+from edge.wire.messages import Done, Method, ParameterUpload, Plan, Upload
+from edge.wire.rows import code_counts, read_counts
+
+L = 10
+
+
+def make_plan(program: Program, **changes: Any) -> Plan:
+    """Round 1 of 3 of an FD run."""
+    settings: dict[str, Any] = {
+        "run": 7,
+        "round": 1,
+        "rounds": 3,
+        "method": Method.FD,
+        "steps": 5,
+        "seed": 1,
+        "lr": 0.5,
+        "gamma": 1.0,
+        "bits": 32,
+        "deadline_s": 60.0,
+        "qos": 1,
+        "report": False,
+        "normalise": False,
+        "program": program.digest,
+        "schema": program.manifest.schema,
+        "cohort": frozenset(),
+        "contributors": np.zeros(L, np.uint32),
+        "logits": None,
+    }
+    return Plan(**settings | changes)
+
+
+@pytest.fixture
+def shard(shard_file: Path, linear_program: Program) -> Shard:
+    return load_shard(shard_file, linear_program.manifest)
+
+
+def few(shard: Shard, n: int) -> Shard:
+    return replace(shard, train_x=shard.train_x[:n], train_y=shard.train_y[:n])
+
+
+class Recorder(NumpyRuntime):
+    """The real runtime; remembers what it was fed."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program)
+        self.fed: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]] = []
+
+    def train(
+        self, x: NDArray[np.float32], target: NDArray[np.float32], lr: float
+    ) -> tuple[float, NDArray[np.float32]]:
+        loss, logits = super().train(x, target, lr)
+        self.fed.append((x.copy(), target.copy(), logits.copy()))
+        return loss, logits
+
+
+# ---------------------------------------------------------------- batches
+
+
+@given(st.integers(1, 100), st.integers(1, 40), st.integers(1, 30))
+def test_every_epoch_draws_every_sample_once(n: int, size: int, steps: int) -> None:
+    rng = stream(1, "d0", 0, Purpose.BATCHES)
+    drawn = list(batches(rng, n, size, steps))
+    assert [len(batch) for batch in drawn] == [min(n, size)] * steps
+    flat = np.concatenate(drawn)
+    for start in range(0, len(flat) - n + 1, n):
+        assert sorted(flat[start : start + n].tolist()) == list(range(n))
+
+
+def test_streams_differ_by_seed_device_and_round_and_by_nothing_else() -> None:
+    first = stream(1, "d0", 0, Purpose.BATCHES).integers(0, 2**60, 4).tolist()
+    assert first == stream(1, "d0", 0, Purpose.BATCHES).integers(0, 2**60, 4).tolist()
+    others = [
+        stream(2, "d0", 0, Purpose.BATCHES),
+        stream(1, "d1", 0, Purpose.BATCHES),
+        stream(1, "d0", 1, Purpose.BATCHES),
+    ]
+    drawn = [first, *(rng.integers(0, 2**60, 4).tolist() for rng in others)]
+    assert len({tuple(numbers) for numbers in drawn}) == 4
+
+
+def test_the_stream_is_pcg64_over_seed_crc32_round_and_purpose() -> None:
+    crc32_of_d07 = 3613665554
+    expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence([5, crc32_of_d07, 2, 0])))
+    assert stream(5, "d07", 2, Purpose.BATCHES).random() == expected.random()
+
+
+# ---------------------------------------------------------------- what is uploaded
+
+
+def test_fd_uploads_the_mean_of_what_was_said_during_training(linear_program: Program, shard: Shard) -> None:
+    runtime = Recorder(linear_program)
+    plan = make_plan(linear_program)
+    result = train(runtime, shard, linear_program.manifest, plan, None, device="d0")
+    assert result is not None
+    upload = result.upload
+    assert isinstance(upload, Upload)
+    logits = np.concatenate([said for _, _, said in runtime.fed])
+    labels = np.concatenate([target.argmax(axis=1) for _, target, _ in runtime.fed])
+    expected = [logits[labels == label].mean(axis=0) for label in range(L)]
+    np.testing.assert_allclose(upload.logits.values(), expected, atol=1e-6)
+    assert upload.counts.tolist() == read_counts(code_counts(np.bincount(labels, minlength=L))).tolist()
+    assert (upload.run, upload.round) == (7, 1)
+    assert upload.check.to_bytes(2, "big") == linear_program.manifest.schema[:2]
+
+
+def test_a_label_that_is_not_there_has_no_row(linear_program: Program, shard: Shard) -> None:
+    keep = shard.train_y != 3
+    part = replace(shard, train_x=shard.train_x[keep], train_y=shard.train_y[keep])
+    result = train(
+        NumpyRuntime(linear_program),
+        part,
+        linear_program.manifest,
+        make_plan(linear_program, steps=20),
+        None,
+        device="d",
+    )
+    assert result is not None
+    assert isinstance(result.upload, Upload)
+    assert np.flatnonzero(result.upload.counts == 0).tolist() == [3]
+    assert result.upload.logits.rows == 9
+
+
+def test_fl_uploads_parameters_weighted_by_samples(linear_program: Program, shard: Shard) -> None:
+    runtime = NumpyRuntime(linear_program)
+    plan = make_plan(linear_program, method=Method.FL, contributors=np.zeros(0, np.uint32))
+    result = train(runtime, shard, linear_program.manifest, plan, None, device="d0")
+    assert result is not None
+    assert isinstance(result.upload, ParameterUpload)
+    assert result.upload.samples == 300
+    assert result.upload.parameters.tolist() == runtime.parameters().tolist()
+    assert runtime.parameters().any()
+
+
+def test_alone_uploads_nothing_and_learns(linear_program: Program, shard: Shard) -> None:
+    runtime = NumpyRuntime(linear_program)
+    plan = make_plan(linear_program, method=Method.ALONE, contributors=np.zeros(0, np.uint32), steps=60)
+    before = accuracy(runtime, shard, 32)
+    result = train(runtime, shard, linear_program.manifest, plan, None, device="d0")
+    assert result is not None
+    assert result.upload == Done(run=7, round=1)
+    assert accuracy(runtime, shard, 32) > before + 0.5
+
+
+# ---------------------------------------------------------------- how it trains
+
+
+def test_the_same_round_is_the_same_wherever_it_is_computed(linear_program: Program, shard: Shard) -> None:
+    results = [
+        train(
+            NumpyRuntime(linear_program), shard, linear_program.manifest, make_plan(linear_program), None, device=device
+        )
+        for device in ("d0", "d0", "d1")
+    ]
+    losses = [result.loss for result in results if result is not None]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_fewer_samples_than_a_batch_are_padded_and_weigh_as_a_mean(linear_program: Program, shard: Shard) -> None:
+    runtime = Recorder(linear_program)
+    part = few(shard, 3)
+    train(runtime, part, linear_program.manifest, make_plan(linear_program, steps=1, lr=1.0), None, device="d0")
+    x, target, _ = runtime.fed[0]
+    assert np.allclose(target.sum(axis=1), [32 / 3] * 3 + [0] * 29)
+    assert not x[3:].any()
+    # The step of a mean over 3 samples from w = 0, where every logit is 0.1: gradient x (0.1 - y) / 3.
+    flat, y = x[:3].reshape(3, 64), np.eye(L, dtype=np.float32)[target[:3].argmax(axis=1)]
+    expected = -flat.T @ (0.1 - y) / 3
+    np.testing.assert_allclose(runtime.parameters()[: 64 * L].reshape(64, L), expected, atol=1e-6)
+
+
+def test_the_teacher_joins_the_target(linear_program: Program, shard: Shard) -> None:
+    teacher = np.full((L, L), 0.1, np.float32)
+    teacher[4] = 0
+    runtime = Recorder(linear_program)
+    train(runtime, shard, linear_program.manifest, make_plan(linear_program, gamma=0.5), teacher, device="d0")
+    for _, target, _ in runtime.fed:
+        labels = target.argmax(axis=1)
+        expected = np.eye(L)[labels] + 0.5 * teacher[labels]
+        np.testing.assert_allclose(target, expected, atol=1e-6)
+
+
+def test_training_can_be_told_to_stop_between_steps(linear_program: Program, shard: Shard) -> None:
+    runtime = Recorder(linear_program)
+    answers = iter([True, True, False])
+    plan = make_plan(linear_program)
+    result = train(runtime, shard, linear_program.manifest, plan, None, device="d", go_on=lambda: next(answers))
+    assert result is None
+    assert len(runtime.fed) == 2
+
+
+def test_divergence_is_said_instead_of_uploaded(linear_program: Program, shard: Shard) -> None:
+    runtime = NumpyRuntime(linear_program)
+    runtime.set_parameters(np.full(64 * L + L, np.nan, np.float32))
+    for method, labels in ((Method.FD, L), (Method.FL, 0), (Method.ALONE, 0)):
+        plan = make_plan(linear_program, method=method, contributors=np.zeros(labels, np.uint32))
+        with pytest.raises(DivergedError, match="lower learning rate"):
+            train(runtime, shard, linear_program.manifest, plan, None, device="d0")
+
+
+def test_accuracy_counts_every_test_sample_once(linear_program: Program, shard: Shard) -> None:
+    runtime = NumpyRuntime(linear_program)  # w = 0: every logit 0.1, the first label wins
+    assert accuracy(runtime, shard, 7) == np.mean(shard.test_y == 0)
+    assert accuracy(runtime, replace(shard, test_x=shard.test_x[:0], test_y=shard.test_y[:0]), 7) == 0
