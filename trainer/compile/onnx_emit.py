@@ -82,6 +82,9 @@ class Emitter:
     def put(self, name: str, layout: Layout, values: Sequence[str]) -> None:
         self._at_hand[name, layout] = tuple(values)
 
+    def drop(self, name: str, layout: Layout) -> None:
+        del self._at_hand[name, layout]
+
     def has(self, name: str, layout: Layout) -> bool:
         return (name, layout) in self._at_hand
 
@@ -97,17 +100,16 @@ class Emitter:
     def batch_last(self, name: str, window: Window = WHOLE) -> tuple[str, ...]:
         """The tensor as (C, H W B), or one such tensor for each place of the window."""
         if not self.has(name, window):
-            from_window = next((w for n, w in self._at_hand if n == name and w is not None), None)
-            if window == WHOLE and from_window is None:
+            source = self.home(name) if self.has(name, self.home(name)) else WHOLE
+            if source == window:
                 self.put(name, WHOLE, [self._transposed(name)])
             else:
-                source = Rows(self, name, from_window or WHOLE)
-                self.put(name, window, source.split(window))
+                self.put(name, window, Rows(self, name, source).split(window))
         return self._at_hand[name, window]
 
-    def layouts_at_hand(self, name: str) -> Window:
-        """The batch-last layout in which the tensor is at hand already, else the whole one."""
-        return next((w for n, w in self._at_hand if n == name and w is not None), WHOLE)
+    def home(self, name: str) -> Window:
+        """The batch-last layout in which the tensor is computed."""
+        return self.layouts.get(name, WHOLE)
 
     def _transposed(self, name: str) -> str:
         shape = self.shape(name)
@@ -144,7 +146,7 @@ class Rows:
         return np.where((x >= 0) & (x < self.columns * w), term, self.count)
 
     def gather(self, lines: NDArray[np.int64], columns: NDArray[np.int64]) -> str:
-        """lines (h, H'), columns (w, W') -> (C h w, H' W' B): for each tap its line and column of every output pixel."""
+        """Lines (h, H') and columns (w, W') that each tap sees from each output pixel -> (C h w, H' W' B)."""
         channel = np.arange(self.C) * self.lines * self.columns
         a, b = self.line(lines), self.column(columns)
         outside = bool((a == self.count).any() or (b == self.count).any())

@@ -14,6 +14,8 @@ columns, with a dilation of B: it unfolds in the cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,7 +55,7 @@ def pooling_windows(graph: Graph) -> dict[str, Window]:
 
 def conv2d(e: Emitter, node: Node) -> None:
     x, w, *bias = node.inputs
-    window = e.layouts.get(node.output, WHOLE)
+    window = e.home(node.output)
     e.put(node.output, window, _conv2d(e, node, x, w, window))
     if not bias:
         return
@@ -66,9 +68,9 @@ def conv2d(e: Emitter, node: Node) -> None:
 
 def _conv2d(e: Emitter, node: Node, x: str, w: str, window: Window) -> list[str]:
     if window == WHOLE and _dilated(e, node, x) and not _unfolds(e, x, w):
-        return [_dilated_conv(e, node, x, e.plain(w), e.shape(w)[2:], _pair(node, "padding"))]
+        return [_dilated_conv(e, node, x, kernel=e.plain(w), size=e.shape(w)[2:], padding=_pair(node, "padding"))]
     kernel = _matrix(e, w)
-    return [e.op("MatMul", kernel, columns) for columns in _unfold(e, node, x, w, node.output, window)]
+    return [e.op("MatMul", kernel, columns) for columns in _unfold(e, node, x, w=w, y=node.output)]
 
 
 def conv2d_dw(e: Emitter, node: Node) -> None:
@@ -81,9 +83,9 @@ def conv2d_dw(e: Emitter, node: Node) -> None:
         turned = e.op("Transpose", e.reshape(product, (C, O, h * w)), perm=[1, 0, 2])  # (O, C, h w)
         e.put(node.output, None, [e.reshape(turned, (O, C, h, w), out=node.output)])
         return
-    window = e.layouts_at_hand(g)
+    window = e.home(g)
     total: tuple[str, ...] = ()
-    for part, columns in zip(e.batch_last(g, window), _unfold(e, node, x, node.output, g, window), strict=True):
+    for part, columns in zip(e.batch_last(g, window), _unfold(e, node, x, w=node.output, y=g), strict=True):
         total = (e.op("Gemm", part, columns, *total, transB=1),)  # (O, N) x (K, N)^T -> (O, K)
     e.put(node.output, None, [e.reshape(total[0], (O, C, h, w), out=node.output)])
 
@@ -91,15 +93,11 @@ def conv2d_dw(e: Emitter, node: Node) -> None:
 def conv2d_dx(e: Emitter, node: Node) -> None:
     g, w = node.inputs
     _, C, h, width = e.shape(w)
+    py, px = _pair(node, "padding")
     turned = e.op("Transpose", e.plain(w), perm=[1, 0, 2, 3])  # (O, C, h, w) -> (C, O, h, w)
-    if (
-        _dilated(e, node, g)
-        and e.once(("fold", g, (h, width), _pair(node, "stride"), _pair(node, "padding"))) is None
-        and not _folds(e, node)
-    ):
+    if _dilated(e, node, g) and py < h and px < width and not _folds(e, node):
         flipped = e.op("Slice", turned, e.ints(-1, -1), e.ints(-h - 1, -width - 1), e.ints(2, 3), e.ints(-1, -1))
-        py, px = _pair(node, "padding")
-        value = _dilated_conv(e, node, g, flipped, (h, width), (h - 1 - py, width - 1 - px))
+        value = _dilated_conv(e, node, g, kernel=flipped, size=(h, width), padding=(h - 1 - py, width - 1 - px))
     else:
         folded = _fold(e, node, g, (h, width), e.shape(node.output))
         value = e.op("MatMul", e.reshape(turned, (C, -1)), folded)  # (C, O h w) x (O h w, N)
@@ -130,6 +128,10 @@ def max_pool2d_grad(e: Emitter, node: Node) -> None:
         left = e.op("Sub", left, taken)
         shares.append(taken)
     e.put(node.output, size, [left, *reversed(shares)])
+    if e.home(node.output) != size:  # lines or columns that no window covers: they get zeros
+        whole = Rows(e, node.output, size).split(WHOLE)
+        e.drop(node.output, size)
+        e.put(node.output, WHOLE, whole)
 
 
 def step(e: Emitter, x: str) -> str:
@@ -142,7 +144,7 @@ def channel_sum(e: Emitter, name: str) -> str:
     producer = e.producers.get(name)
     if producer is not None and producer.op == "max_pool2d_grad":
         name = producer.inputs[0]
-    parts = e.batch_last(name, e.layouts_at_hand(name))
+    parts = e.batch_last(name, e.home(name))
     sums = [e.op("ReduceSum", part, e.ints(1), keepdims=1) for part in parts]
     return sums[0] if len(sums) == 1 else e.op("Sum", *sums)
 
@@ -151,7 +153,7 @@ def channel_sum(e: Emitter, name: str) -> str:
 
 
 def _prefers_fold(graph: Graph, node: Node) -> bool:
-    """Whether a weight's gradient shares fold(g) with the input's: it does where O < C and that gradient is asked for."""
+    """Whether a weight's gradient shares fold(g) with the input's: where that is asked for, and O < C."""
     g, _ = node.inputs
     O, C = graph.shapes[node.output][:2]  # noqa: E741
     return O < C and any(other.op == "conv2d_dx" and other.inputs[0] == g for other in graph.nodes)
@@ -178,7 +180,7 @@ def _folds(e: Emitter, node: Node) -> bool:
 
 def _dilated(e: Emitter, node: Node, x: str) -> bool:
     """Whether a Conv node on one wide image computes it: stride 1, and x in one piece."""
-    return _pair(node, "stride") == (1, 1) and e.layouts_at_hand(x) == WHOLE
+    return _pair(node, "stride") == (1, 1) and e.home(x) == WHOLE
 
 
 def _only_pooled(e: Emitter, name: str) -> bool:
@@ -194,8 +196,8 @@ def _only_pooled(e: Emitter, name: str) -> bool:
 # ---------------------------------------------------------------- parts
 
 
-def _dilated_conv(e: Emitter, node: Node, x: str, kernel: str, size: tuple[int, ...], padding: tuple[int, int]) -> str:
-    """x (C, H W B) as one image (1, C, H, W B) -> (O, H' W' B)."""
+def _dilated_conv(e: Emitter, node: Node, x: str, *, kernel: str, size: Sequence[int], padding: tuple[int, int]) -> str:
+    """The whole x (C, H W B) as one image (1, C, H, W B) -> (O, H' W' B)."""
     B, C, H, W = e.shape(x)
     (whole,) = e.batch_last(x)
     py, px = padding
@@ -206,17 +208,20 @@ def _dilated_conv(e: Emitter, node: Node, x: str, kernel: str, size: tuple[int, 
     return e.reshape(y, (e.shape(node.output)[1], -1))
 
 
-def _unfold(e: Emitter, node: Node, x: str, w: str, y: str, window: Window) -> list[str]:
+def _unfold(e: Emitter, node: Node, x: str, *, w: str, y: str) -> list[str]:
     """(K, N) for each place of y's window; shared between the forward pass and the weight's gradient."""
-    kernel = e.shape(w)[2:]
+    kernel, window = e.shape(w)[2:], e.home(y)
     (sy, sx), (py, px) = _pair(node, "stride"), _pair(node, "padding")
     key = ("unfold", x, kernel, (sy, sx), (py, px), window)
     known: list[str] | None = e.once(key)
     if known is None:
         _, _, rows, columns = e.shape(y)
-        source = Rows(e, x, e.layouts_at_hand(x))
+        source = Rows(e, x, e.home(x))
         known = [
-            source.gather(_taps(kernel[0], i, window[0], rows, sy, py), _taps(kernel[1], j, window[1], columns, sx, px))
+            source.gather(
+                _taps(kernel[0], np.arange(i, rows, window[0]) * sy - py),
+                _taps(kernel[1], np.arange(j, columns, window[1]) * sx - px),
+            )
             for i in range(window[0])
             for j in range(window[1])
         ]
@@ -224,9 +229,9 @@ def _unfold(e: Emitter, node: Node, x: str, w: str, y: str, window: Window) -> l
     return known
 
 
-def _taps(kernel: int, place: int, window: int, outputs: int, stride: int, padding: int) -> NDArray[np.int64]:
-    """(kernel, outputs / window): the input each tap sees from each output at this place of the window."""
-    return np.arange(kernel)[:, None] + np.arange(place, outputs, window)[None] * stride - padding
+def _taps(kernel: int, origins: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(kernel, outputs): the line or column each tap sees from each output, whose first tap lies at its origin."""
+    return np.arange(kernel)[:, None] + origins[None]
 
 
 def _fold(e: Emitter, node: Node, g: str, kernel: tuple[int, int], image: tuple[int, ...]) -> str:
@@ -236,7 +241,7 @@ def _fold(e: Emitter, node: Node, g: str, kernel: tuple[int, int], image: tuple[
     known: str | None = e.once(key)
     if known is None:
         lines, columns = (_seen_by(kernel[k], image[2 + k], stride[k], padding[k]) for k in (0, 1))
-        known = Rows(e, g, e.layouts_at_hand(g)).gather(lines, columns)
+        known = Rows(e, g, e.home(g)).gather(lines, columns)
         e.once(key, known)
     return known
 

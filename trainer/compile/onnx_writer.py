@@ -144,7 +144,7 @@ def _spread(graph: Graph, node: Node, layouts: dict[str, Window]) -> dict[str, W
 
 
 def _follows(shape: Shape, full: Shape) -> bool:
-    """Whether an operand has a batch-last form beside a tensor of the full shape: itself, a scalar, one number a channel."""
+    """Whether an operand has a batch-last form: of the full shape, a scalar, or one number a channel."""
     if len(full) < 2:
         return False
     return shape == full or int(np.prod(shape)) == 1 or _per_channel(shape, full)
