@@ -129,7 +129,7 @@ def plan_limit(labels: int, devices: int) -> int:
 
 
 SMALL_LIMIT = 300
-"""Bytes of the longest `Done`, `Gone`, `Seat`, `Command` or `Report` frame, and more: the longest takes 75."""
+"""Bytes of the longest `Done`, `Gone`, `Seat`, `Command` or `Report` frame, and more: the longest takes 64."""
 
 
 def birth_limit(labels: int) -> int:

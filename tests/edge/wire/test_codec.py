@@ -479,3 +479,31 @@ def test_the_writer_refuses_what_the_reader_would() -> None:
         cbor.write([0] * 24)
     with pytest.raises(ValueError, match="float32"):
         cbor.write([0.1])
+
+
+# ---------------------------------------------------------------- docs/wire.md
+
+
+def documented_sizes() -> list[tuple[int, int, int, int]]:
+    """Rows (labels, bits, upload, plan) of the table of sizes."""
+    text = (Path(__file__).parents[3] / "docs" / "wire.md").read_text()
+    table = text.partition("| labels | bits | upload | plan |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = [[int(cell) for cell in line.strip("| ").split("|")] for line in table]
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+
+@pytest.mark.parametrize(("labels", "bits", "upload", "plan"), documented_sizes())
+def test_the_documented_sizes_are_right(labels: int, bits: int, upload: int, plan: int) -> None:
+    rows = coded(1, labels, labels, bits)
+    sent = Upload(run=2**31, round=5, check=65535, counts=read_counts(code_counts(np.full(labels, 30))), logits=rows)
+    heard = replace(
+        example_plan(),
+        run=2**31,
+        round=5,
+        bits=bits,
+        lr=0.1,
+        steps=32,
+        contributors=np.full(labels, 10, np.uint32),
+        logits=rows,
+    )
+    assert (len(encode(sent)), len(encode(heard))) == (upload, plan)
