@@ -23,11 +23,12 @@ from trainer.programs import shipped
 SCHEMA = json.loads((Path(__file__).parents[3] / "trainer" / "demo" / "run.schema.json").read_text())
 
 
-def demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def demo(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "potstill", "demo", "--out", str(folder), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env=os.environ | environment,
         text=True,
     )
 
@@ -230,6 +231,31 @@ def test_a_broker_that_is_not_there(tmp_path: Path) -> None:
     assert "no broker at 127.0.0.1:1" in err
     assert "leave --broker out" in err
     assert not record(tmp_path / "run")["complete"]
+
+
+def test_no_embedded_broker_installed(tmp_path: Path) -> None:
+    """As on a machine without iotcore: a start-up file takes it away from every process of the demo."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['iotcore'] = None\n")
+    arguments = ["--devices", "2", "--rounds", "1", "--split", "iid"]
+    code, _, err = finished(demo(tmp_path / "run", *arguments, PYTHONPATH=str(tmp_path)))
+    assert code == 1
+    assert "pip install 'potstill[embedded]'" in err
+    assert str(tmp_path / "run" / "logs" / "broker.log") in err
+
+
+@pytest.mark.mosquitto
+def test_another_broker_and_another_runtime(tmp_path: Path) -> None:
+    serve = [sys.executable, "-m", "potstill", "broker", "serve", "--kind", "mosquitto", "--json"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as broker:
+        assert broker.stdout is not None
+        url = json.loads(broker.stdout.readline())["url"]
+        arguments = ["--devices", "2", "--rounds", "2", "--split", "iid", "--runtime", "numpy", "--broker", url]
+        code, _, err = finished(demo(tmp_path / "run", *arguments))
+        broker.terminate()
+    assert code == 0, err
+    found = record(tmp_path / "run")
+    assert (found["settings"]["broker"], found["settings"]["runtime"]) == (url, "numpy")
+    assert "runtime numpy" in (tmp_path / "run" / "logs" / "iid" / "d0.log").read_text()
 
 
 def test_data_that_is_not_there(tmp_path: Path) -> None:
