@@ -86,6 +86,7 @@ def run(
     typed: dict[str, Any] = {"runtime": runtime, "profile": profile, "keepalive_s": keepalive}
     try:
         user, password = _credentials(credentials)
+        _check_profile(profile)
         settings = client.Settings(
             broker=broker,
             fleet=fleet,
@@ -147,3 +148,11 @@ def _credentials(file: Path | None) -> tuple[str | None, str | None]:
     if len(lines) != 2:
         raise ValueError(f"{file}: two lines are wanted, the user and the password")
     return lines[0], lines[1]
+
+
+def _check_profile(name: str | None) -> None:
+    """Only what was typed is looked up: a device needs no profile. Raises ValueError that lists the names."""
+    if name is not None and name != "unknown":
+        from firmware_profiles.load import profile_file
+
+        profile_file(name)

@@ -167,10 +167,10 @@ class Link:
         self._closing = False
         self._attempt = 0
         self._retry_at_s = 0.0
+        self._mqtt = self._client(settings)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
-        self._mqtt = self._client(settings)
 
     def _client(self, settings: Settings) -> paho.Client:
         client = paho.Client(
@@ -263,7 +263,7 @@ class Link:
         connection: Any = self._mqtt.socket()
         return None if connection is None else read_stream(connection)
 
-    def close(self, topic: str, farewell: bytes) -> None:
+    def part(self, topic: str, farewell: bytes) -> None:
         """Publish a retained farewell, wait for its acknowledgement, disconnect without setting off the will."""
         if self._up:
             self.acknowledge()
@@ -273,9 +273,14 @@ class Link:
                 self.poll(0.1)
             self._closing = True
             self._mqtt.disconnect()
+
+    def close(self) -> None:
+        """Let go of every socket; a connection that is still open is broken off, and the broker sends the will."""
         connection = self._mqtt.socket()
         if connection is not None:
             connection.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     # ------------------------------------------------------------ network
 
@@ -455,16 +460,22 @@ class Client:
 
     def run(self) -> None:
         """Until a STOP, SIGTERM or SIGINT. Whatever ends it, the disk holds the last finished round."""
-        with _signals(self._link.wake_fd, self._leave):
-            try:
-                while not self._leaving:
-                    for happening in self._link.poll(IDLE_S):
-                        if not self._leaving:
-                            self._handle(happening)
-                    self._link.acknowledge()
-            finally:
-                self._link.close(topics.birth(self._settings.fleet, self._settings.device), encode(Gone()))
+        try:
+            with _signals(self._link.wake_fd, self._leave):
+                self._serve()
+        finally:
+            self._link.close()
         LOG.info("%s: left (%s)", self._name, self._leaving)
+
+    def _serve(self) -> None:
+        try:
+            while not self._leaving:
+                for happening in self._link.poll(IDLE_S):
+                    if not self._leaving:
+                        self._handle(happening)
+                self._link.acknowledge()
+        finally:
+            self._link.part(topics.birth(self._settings.fleet, self._settings.device), encode(Gone()))
 
     def _leave(self, reason: str) -> None:
         self._leaving = self._leaving or reason

@@ -486,6 +486,7 @@ def test_divergence_is_said_and_ends_the_device(hub: Hub, device: Device) -> Non
         (["--data", "nowhere.npz"], "no such file"),
         (["--program", "nowhere"], "no program at"),
         (["--keepalive", "1"], "5 to 65535"),
+        (["--profile", "toaster"], "pi-4b"),
         (["--cert", "a.pem"], "both --cert and --key"),
         (["--broker", "mqtts://127.0.0.1", "--cafile", "nowhere.pem"], "TLS: cannot use nowhere.pem"),
         (["--credentials", "nowhere"], "file of two lines"),
