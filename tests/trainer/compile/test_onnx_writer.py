@@ -261,6 +261,20 @@ def test_a_tensor_that_is_pooled_is_computed_in_the_places_of_its_window() -> No
     assert plan_layouts(network("pool", rows=9))["z1"] == (1, 1)
 
 
+@pytest.mark.parametrize("c", [(9,), (1, 9), (B, 1), (B, 9), ()], ids=str)
+def test_a_layer_of_more_units_than_samples_is_computed_batch_last(c: Shape) -> None:
+    s = Sheet(x=(B, 6), w=(9, 6), c=c, v=(9, 2), g=(B, 9))
+    s.op("gemm", "x", "w", "c", out="z", transpose_a=False, transpose_b=True, beta=0.5)
+    s.op("relu", "z", out="a")
+    s.op("relu_grad", "g", "a", out="dz")
+    s.op("matmul", "a", "v", out="scores", transpose_a=False, transpose_b=False)
+    s.op("matmul", "dz", "x", out="dw", transpose_a=True, transpose_b=False)
+    s.op("sum", "dz", out="db", axes=[0], keepdims=False)
+    graph = s.graph("scores", "dw", "db")
+    assert set(plan_layouts(graph)) == {"z", "a", "dz", "g"}
+    assert_agrees(graph)
+
+
 def test_one_number_a_channel_beside_an_image() -> None:
     sheet = Sheet(x=(B, 3, 4, 4), w=(2, 3, 1, 1), scale=(2, 1, 1), shift=(), odd=(4,))
     sheet.op("conv2d", "x", "w", out="y", stride=[1, 1], padding=[0, 0])
