@@ -1,0 +1,188 @@
+"""Bytes on the wire, as Ethernet frames counted by the kernel in the device's own network namespace.
+
+A device process alone in a namespace, a veth pair to the broker (mosquitto, as a fleet runs it) and the aggregator.
+Offloads are off, so that what the interface counts is what a wire would carry: Ethernet header and up, without
+preamble and checksum. IPv6 is off. The namespaces are made here and removed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.fleet import POTSTILL, Aggregator, Fleet, until
+
+pytestmark = [pytest.mark.root, pytest.mark.mosquitto]
+
+HOST, DEVICE = "10.213.7.1", "10.213.7.2"
+
+
+def _do(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """One veth pair between two new namespaces: `near` for broker and aggregator, `far` for the device."""
+
+    near: list[str]
+    far: list[str]
+    """Prefixes that run a command inside."""
+
+    def counted(self) -> tuple[int, int]:
+        """Ethernet bytes (sent, received) by the device's interface."""
+        command = ["ip", "-n", self.far[3], "-json", "-statistics", "link", "show", "dev", "ps1"]
+        (link,) = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        return link["stats64"]["tx"]["bytes"], link["stats64"]["rx"]["bytes"]
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    near, far = (f"ps-{end}-{os.getpid()}" for end in ("near", "far"))
+    with contextlib.ExitStack() as stack:
+        for name in (near, far):
+            _do("ip", "netns", "add", name)
+            stack.callback(_do, "ip", "netns", "del", name)
+            for setting in ("net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"):
+                _do("ip", "netns", "exec", name, "sh", "-c", f"test ! -d /proc/sys/net/ipv6 || sysctl -qw {setting}")
+            _do("ip", "-n", name, "link", "set", "lo", "up")
+        _do("ip", "-n", near, "link", "add", "ps0", "type", "veth", "peer", "name", "ps1", "netns", far)
+        for name, link, address in ((near, "ps0", HOST), (far, "ps1", DEVICE)):
+            _do("ip", "-n", name, "address", "add", f"{address}/24", "dev", link)
+            _do("ip", "-n", name, "link", "set", link, "up")
+            inside = ["ip", "netns", "exec", name]
+            _do(*inside, "ethtool", "-K", link, "tx", "off", "rx", "off", "tso", "off", "gso", "off", "gro", "off")
+        yield Wire(near=["ip", "netns", "exec", near], far=["ip", "netns", "exec", far])
+
+
+@pytest.fixture
+def fleet(wire: Wire, tmp_path: Path) -> Iterator[Fleet]:
+    command = [*wire.near, *POTSTILL, "broker", "serve", "--kind", "mosquitto", "--host", HOST, "--port", "1883"]
+    with subprocess.Popen([*command, "--expose"], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            url = server.stdout.readline().strip()
+            with Fleet(tmp_path, url, name="f") as fleet:
+                fleet.start("d07", prefix=wire.far)
+                yield fleet
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def slower(fleet: Fleet, wire: Wire) -> Iterator[None]:
+    """A second device that every round waits for, held back by being stopped 100 of 150 ms.
+
+    A broker's acknowledgement of the first one's upload then has no plan on its heels to travel with, nor has the
+    acknowledgement of that one: the dearest order of things, and the usual one in a fleet.
+    """
+    pid = fleet.start("d08", prefix=wire.near)
+    over = threading.Event()
+
+    def hold_back() -> None:
+        while not over.wait(0.05):
+            os.kill(pid, signal.SIGSTOP)
+            over.wait(0.1)
+            os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=hold_back)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+def a_run(fleet: Fleet, wire: Wire, *options: str) -> Aggregator:
+    common = ["--devices", "2", "--no-report", "--deadline", "60"]
+    return fleet.new_run(*common, *options, prefix=wire.near)
+
+
+def quiet_count(wire: Wire) -> tuple[int, int]:
+    """The counters once nothing has passed for half a second (a delayed acknowledgement takes 40 to 200 ms)."""
+    last, since = wire.counted(), time.monotonic()
+    end = since + 30
+    while time.monotonic() - since < 0.5:
+        assert time.monotonic() < end, "the link does not become quiet"
+        now = wire.counted()
+        if now != last:
+            last, since = now, time.monotonic()
+    return last
+
+
+def bytes_of_a_run(fleet: Fleet, wire: Wire, rounds: int, *options: str) -> tuple[int, int]:
+    before = quiet_count(wire)
+    a_run(fleet, wire, "--rounds", str(rounds), *options).complete()
+    after = quiet_count(wire)
+    return after[0] - before[0], after[1] - before[1]
+
+
+def bytes_a_round(fleet: Fleet, wire: Wire, *, steps: int, qos: int, bits: int) -> tuple[float, float]:
+    """Ethernet bytes (up, down) of a round: what 8 rounds more cost, so that a run's start and end fall out."""
+    options = ["--steps", str(steps), "--qos", str(qos), "--bits", str(bits)]
+    short, long = (bytes_of_a_run(fleet, wire, rounds, *options) for rounds in (2, 10))
+    return (long[0] - short[0]) / 8, (long[1] - short[1]) / 8
+
+
+def steps_for(fleet: Fleet, wire: Wire, seconds: float) -> int:
+    """Local steps that take about so long here and now."""
+    aggregator = a_run(fleet, wire, "--rounds", "2", "--steps", "500")
+    aggregator.complete()
+    took = aggregator.named("round")[-1]["seconds"]
+    return max(1, min(100_000, int(500 * seconds / took)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slower")
+def test_an_fd_round_of_ten_labels_fits_the_budget(
+    fleet: Fleet, wire: Wire, record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 0.2 s a round and more, as real training has it: every delayed acknowledgement is sent on its own."""
+    until(lambda: wire.counted()[0] > 500, "the device's connection")
+    steps = steps_for(fleet, wire, 0.3)
+    found = {}
+    for qos, bits in ((1, 8), (0, 8), (1, 4), (0, 4)):
+        found[qos, bits] = bytes_a_round(fleet, wire, steps=steps, qos=qos, bits=bits)
+        up, down = found[qos, bits]
+        record_property(f"qos{qos}-bits{bits}", (up, down))
+        with capsys.disabled():
+            print(f"\n  QoS {qos}, {bits} bits, {steps} steps: {up:.0f} bytes up, {down:.0f} down a round")
+    for bits in (8, 4):
+        assert found[1, bits][0] <= 350
+        assert found[1, bits][1] <= 350
+        assert found[0, bits][0] <= 280
+        assert found[0, bits][1] <= 300
+    assert all(up > 100 and down > 100 for up, down in found.values()), "the counters count"
+
+
+@pytest.mark.slow
+def test_an_idle_device_costs_less_than_200_bytes_a_minute(fleet: Fleet, wire: Wire) -> None:
+    """One keepalive exchange is measured at the shortest keepalive; the default's share of a minute follows."""
+    from edge.client import KEEPALIVE_S
+
+    fleet.devices["d07"].terminate()
+    fleet.devices["d07"].wait(20)
+    started = quiet_count(wire)
+    fleet.start("d1", "--keepalive", "5", prefix=wire.far)
+    until(lambda: wire.counted()[0] > started[0] + 300, "d1's connection")
+    before, began = quiet_count(wire), time.monotonic()
+    first = _next_exchange(wire, before)
+    second = _next_exchange(wire, first)
+    assert time.monotonic() - began > 5.0
+    one = sum(second) - sum(first)
+    assert 150 < one < 300  # PINGREQ, PINGRESP (56 or 68 bytes) and the acknowledgement
+    assert one * 60 / KEEPALIVE_S < 200
+
+
+def _next_exchange(wire: Wire, before: tuple[int, int]) -> tuple[int, int]:
+    until(lambda: wire.counted()[1] != before[1], "a keepalive", 15.0)
+    return quiet_count(wire)
