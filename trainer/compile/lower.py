@@ -65,6 +65,8 @@ def _refuse_stateful(module: nn.Module) -> None:
     buffers = [name for name, _ in module.named_buffers()]
     if buffers:
         raise Unsupported(f"buffers cannot be compiled (only parameters travel): {', '.join(buffers)}")
+    if not list(module.parameters()):
+        raise Unsupported("the module has no parameters: a trainable module has at least one layer with weights")
     wrong = [name for name, p in module.named_parameters() if p.dtype != torch.float32 or not p.requires_grad]
     if wrong:
         raise Unsupported(f"every parameter is a trainable float32 tensor; these are not: {', '.join(wrong)}")
