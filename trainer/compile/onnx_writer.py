@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from onnx import TensorProto, checker, helper
@@ -278,7 +278,7 @@ def _gemm(e: Emitter, node: Node) -> None:
     _product(e, node, term, beta=float(node.attributes["beta"]))
 
 
-def _product(e: Emitter, node: Node, *term: str, **beta: float) -> None:
+def _product(e: Emitter, node: Node, *term: str, **beta: Any) -> None:
     flags = [bool(node.attributes[key]) for key in ("transpose_a", "transpose_b")]
     (a, flip_a), (b, flip_b) = (_factor(e, name, flip) for name, flip in zip(node.inputs[:2], flags, strict=True))
     if node.output in e.layouts:  # (a b)^T = b^T a^T
