@@ -107,6 +107,8 @@ class Settings:
             raise DemoError(f"unknown method {unknown[0]!r}: choose from {', '.join(METHODS)}")
         if not 2 <= self.devices <= MAX_DEVICES:
             raise DemoError(f"{self.devices} devices: 2 to {MAX_DEVICES} run here, as processes of their own")
+        if not (0 < self.lr < 1000 and 0 <= self.gamma < 1000):
+            raise DemoError(f"lr {self.lr:g}, gamma {self.gamma:g}: 0 < lr < 1000 and 0 <= gamma < 1000")
         if self.bits not in BITS:
             raise DemoError(f"{self.bits} bits: choose from {', '.join(map(str, BITS))}")
 

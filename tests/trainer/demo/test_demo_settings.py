@@ -39,6 +39,8 @@ def test_what_is_typed_wins(digits: Dataset) -> None:
         (Wish(methods=()), "at least one split and one method"),
         (Wish(splits=("fd", "fd:3:1")), "a split is named twice"),
         (Wish(devices=1), "2 to 200"),
+        (Wish(lr=-1.0), "0 < lr < 1000"),
+        (Wish(gamma=float("nan")), "0 <= gamma < 1000"),
         (Wish(bits=5), "choose from 32, 16, 8, 4, 3"),
         (Wish(program=Path("absent")), "no program there .* potstill trainer compile"),
     ],
