@@ -340,15 +340,11 @@ def _slice(lowering: _Lowering, node: Node) -> None:
     (lowering.put_last if last else lowering.put_row)(node, y)
 
 
-def _cut(model: ModelBuilder, x: int, begin: list[int], shape: list[int], steps: Shape | None = None) -> int:
-    if steps is None or max(steps) == 1:
-        if tuple(shape) == model.shape(x):
-            return x
-        inputs = [x, model.integers(*begin), model.integers(*shape)]
-        return model.operator("SLICE", inputs, tuple(shape), _options("Slice"))
-    end = [first + (side - 1) * step + 1 for first, side, step in zip(begin, shape, steps, strict=True)]
-    inputs = [x, model.integers(*begin), model.integers(*end), model.integers(*steps)]
-    return model.operator("STRIDED_SLICE", inputs, tuple(shape), _options("StridedSlice"))
+def _cut(model: ModelBuilder, x: int, begin: list[int], shape: list[int]) -> int:
+    if tuple(shape) == model.shape(x):
+        return x
+    inputs = [x, model.integers(*begin), model.integers(*shape)]
+    return model.operator("SLICE", inputs, tuple(shape), _options("Slice"))
 
 
 def _padded(model: ModelBuilder, x: int, pads: Pads) -> int:
@@ -368,13 +364,19 @@ def _padded(model: ModelBuilder, x: int, pads: Pads) -> int:
 
 
 def _unfold(model: ModelBuilder, x: int, kernel: Shape, stride: Shape, *, backwards: bool) -> int:
+    """Strided taps are slices too: rows and columns are grouped by the stride, and a tap takes one place of each."""
     (h, w), (sy, sx) = kernel, stride
     C, H, W, B = model.shape(x)
     tap = [C, (H - h) // sy + 1, (W - w) // sx + 1, B]  # (C,H',W',B)
+    rows, columns = tap[1] + (h - 1) // sy, tap[2] + (w - 1) // sx  # groups of sy rows, of sx columns
+    if (sy, sx) != (1, 1):
+        x = _padded(model, x, (0, rows * sy - H, 0, columns * sx - W))
+        x = model.reshape(x, (C, rows, sy * columns, sx * B))
     places = [(i, j) for i in range(h) for j in range(w)]
     if backwards:
         places.reverse()
-    return _concatenated(model, [_cut(model, x, [0, i, j, 0], tap, (1, sy, sx, 1)) for i, j in places], 0)
+    starts = [[0, i // sy, i % sy * columns + j // sx, j % sx * B] for i, j in places]
+    return _concatenated(model, [_cut(model, x, start, tap) for start in starts], 0)
 
 
 def _folds_rows(C: int, O: int, kernel: Shape, stride: Shape) -> bool:  # noqa: E741
