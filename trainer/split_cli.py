@@ -12,16 +12,19 @@ from trainer.partition import SplitError, parse_split, resolve
 from trainer.shards import deal, default_samples, write_shards
 
 
-@click.command(epilog="Example: potstill trainer split --data digits --split fd --devices 4 --out shards")
+@click.command()
 @click.option("--data", "spec", default="digits", show_default=True, help="digits, mnist:DIR or npz:DIR.")
 @click.option("--split", "split_text", default="iid", show_default=True, help="iid, fd, mix2fld, dirichlet:A, natural.")
-@click.option("--devices", default=10, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--devices", default=10, show_default=True, type=click.IntRange(1, 65535), help="How many.")
 @click.option("--samples", type=click.IntRange(1), help="Samples a device.  [default: 60 digits, 500 mnist, all npz]")
 @click.option("--test", type=click.Choice(["common", "own"]), default="common", show_default=True, help="Test sets.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Of the draw.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
 def split(*, spec: str, split_text: str, devices: int, samples: int | None, test: str, seed: int, out: Path) -> None:
-    """Deal a data set to devices: one .npz each, and split.json that says how."""
+    """Deal a data set to devices: one .npz each, and split.json that says how.
+
+    Example: potstill trainer split --data digits --split fd --devices 4 --out shards
+    """
     try:
         dataset = load_dataset(spec)
         wanted = samples or default_samples(dataset, devices)
