@@ -164,3 +164,26 @@ def test_max_pooling_cuts_the_rest_and_gives_ties_to_the_first(size: tuple[int, 
 def test_an_unknown_op_says_what_to_do() -> None:
     with pytest.raises(ValueError, match="compile the program again"):
         run("winograd", {}, torch.zeros(1), out=(1,))
+
+
+def test_a_result_outlives_the_next_run() -> None:
+    """Convolutions keep their memory between runs; what `run` hands out is not overwritten by the next."""
+    graph = Graph(
+        inputs=("x", "w"),
+        outputs=("y", "flat"),
+        shapes={"x": (1, 1, 2, 2), "w": (1, 1, 1, 1), "y": (1, 1, 2, 2), "flat": (4,)},
+        constants={},
+        nodes=(
+            Node(op="conv2d", inputs=("x", "w"), output="y", attributes={"stride": [1, 1], "padding": [0, 0]}),
+            Node(op="reshape", inputs=("y",), output="flat", attributes={"shape": [4]}),
+        ),
+    )
+    held, x, w = (
+        Executable(graph),
+        np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2),
+        np.ones((1, 1, 1, 1), np.float32),
+    )
+    first = held.run([x, w])
+    held.run([x + 1, w])
+    np.testing.assert_array_equal(first[0], x)
+    np.testing.assert_array_equal(first[1], x.ravel())
