@@ -146,8 +146,9 @@ def _bind_gemm(node: Node, shapes: Shapes) -> Kernel:
 #
 # Images between convolutions are views (B,C,H,W) of memory that lies batch-last, (C,H,W,B): unfolding then copies runs
 # of W' B numbers instead of W', and each product is one large one instead of B small ones. Elementwise ops keep the
-# order of what they are given. Their memory is kept from step to step (`_KEEPS_MEMORY`): getting
-# megabytes from the system and giving them back cost more than filling them. (The 12,544-parameter step at batch 32: 10.8 ms batch-first, 5.1 ms so; one x86 core.)
+# order of what they are given. Their memory is kept from step to step (`_KEEPS_MEMORY`): getting megabytes from the
+# system and giving them back cost more than filling them. (The 12,544-parameter step at batch 32 took 10.8 ms
+# batch-first and takes 5.1 ms so; processor time on one busy x86 core.)
 
 
 def _last(x: FloatArray) -> FloatArray:
