@@ -37,6 +37,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge import session as machine
+from edge.memory import release_code
 from edge.meter.stream import StreamBytes, read_stream
 from edge.meter.traffic import Traffic, publish_bytes, traffic_from_plain
 from edge.runtime.choose import choose, installed, load_runtime
@@ -420,7 +421,9 @@ class Client:
         self._manifest = program.manifest
         self._shard: Shard = load_shard(settings.data, self._manifest)
         why = choose(program, settings.runtime, installed()).reason
+        release_code()  # before and after: the runtime's own import and loading are the peak
         self._runtime = load_runtime(program, settings.runtime)
+        release_code()
         LOG.info("%s: runtime %s (%s), program %s", self._name, self._runtime.name, why, self._manifest.name)
         self._traffic = Traffic()
         self._loss = 0.0
