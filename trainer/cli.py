@@ -39,10 +39,7 @@ def _labels(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
 trainer.add_command(split)
 
 
-@trainer.command(
-    "compile",
-    epilog="Example: potstill trainer compile cnn --optimizer adam -o programs/cnn-adam",
-)
+@trainer.command("compile")
 @click.argument("model")
 @click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write.")
 @click.option("--optimizer", type=click.Choice(OPTIMISERS), help="The model's own where not given (else sgd).")
@@ -65,9 +62,13 @@ def compile_(  # noqa: PLR0917 - click passes them by name
     name: str | None,
     seed: int,
 ) -> None:
-    """Compile MODEL into a program that devices train.
+    r"""Compile MODEL into a program that devices train.
 
     MODEL is mlp, cnn, cnn-8x8, har-cnn, or your own as module:Class or file.py:Class (called without arguments).
+
+    \b
+    Example:
+      potstill trainer compile cnn --optimizer adam -o cnn-adam
     """
     try:
         from trainer.compile.build import build_program
