@@ -62,14 +62,14 @@ def compile_(  # noqa: PLR0917 - click passes them by name
     name: str | None,
     seed: int,
 ) -> None:
-    r"""Compile MODEL into a program that devices train.
+    """Compile MODEL into a program that devices train.
 
     MODEL is mlp, cnn, cnn-8x8, har-cnn, or your own as module:Class or file.py:Class (called without arguments).
 
     \b
     Example:
       potstill trainer compile cnn --optimizer adam -o cnn-adam
-    """
+    """  # noqa: D301 - click's mark must be the character itself
     try:
         from trainer.compile.build import build_program
         from trainer.compile.package import write_folder
