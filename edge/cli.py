@@ -118,13 +118,12 @@ def show(work: Path) -> None:
     prepare_environment()
     from edge import store
 
-    try:
-        snapshot = store.read_snapshot(work / store.STATE_FILE)
-    except store.DamagedError as problem:
-        raise click.ClickException(f"{problem}; the next start sets it aside and begins afresh") from problem
-    if snapshot is None:
-        raise click.ClickException(f"{work / store.STATE_FILE}: no such file; no round was finished here yet")
-    for name, value in store.describe(snapshot):
+    newest, problems = store.read_newest(work)
+    for problem in problems:
+        click.echo(problem, err=True)
+    if newest is None:
+        raise click.ClickException(f"{work}: no whole snapshot; no round was finished here yet, or --work is another")
+    for name, value in store.describe(newest[1]):
         click.echo(f"{name:<16} {value}")
 
 

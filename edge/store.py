@@ -1,11 +1,13 @@
-r"""What a device keeps on its disk: one file a device, replaced whole, and a lock on the folder it lies in.
+r"""What a device keeps on its disk: two files that take turns, and a lock on the folder they lie in.
 
-    WORK/device.state   "potstill-device 1\n" | SHA-256 of the rest, 32 bytes
-                        | length of the next, uint32 | the fields but the state, JSON | the state, (S,) float32
-    WORK/lock           held (flock) as long as a client works here
+    WORK/device.a, device.b   "potstill-device 1\n" | bytes of the rest, uint64 | SHA-256 of the rest | number, uint64 |
+                              bytes of the next, uint32 | the fields but the state, JSON | the state, (S,) float32
+    WORK/lock                 held (flock) as long as a client works here
 
-A file is written beside, synced and renamed over the old one, so a crash leaves the one or the other. What cannot be
-read, or belongs to another device, is set aside under another name, never deleted. Letters: S numbers of the state.
+A snapshot overwrites the older of the two in place and is synced; the newest that is whole counts, so a crash leaves
+this round's or the one before. Writing in place changes no metadata: measured on ext4, 0.3 to 3 ms against 2.3 to 16
+for a new file that is synced, renamed and its folder synced (docs/adr/0010). What cannot be read, or belongs to
+another device, is set aside under another name, never deleted. Letters: S numbers of the state.
 """
 
 from __future__ import annotations
@@ -24,10 +26,13 @@ from numpy.typing import NDArray
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
-STATE_FILE = "device.state"
+FILES = ("device.a", "device.b")
 LOCK_FILE = "lock"
 _MAGIC = b"potstill-device 1\n"
-_DIGEST_BYTES = 32
+_HEADER = struct.Struct(f"<{len(_MAGIC)}sQ32s")
+"""Magic, bytes of the body, its SHA-256."""
+_BODY = struct.Struct("<QI")
+"""Number of the snapshot, bytes of the JSON."""
 
 
 class WorkFolderError(RuntimeError):
@@ -62,6 +67,7 @@ class WorkFolder:
     def __init__(self, path: Path) -> None:
         """Raises WorkFolderError if the folder cannot be made or another client works in it."""
         self.path = path
+        self._number = 0
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -82,51 +88,71 @@ class WorkFolder:
         os.close(self._lock)
 
     def load(self, device: str) -> tuple[Snapshot | None, str]:
-        """The snapshot of this device, or None; and a message for the operator where something was set aside."""
-        file = self.path / STATE_FILE
-        try:
-            snapshot = read_snapshot(file)
-        except DamagedError as problem:
-            return None, f"{problem}; {self.set_aside()}, starting fresh"
-        if snapshot is not None and snapshot.device != device:
-            return None, f"{file} belongs to {snapshot.device}, not {device}; {self.set_aside()}, starting fresh"
-        return snapshot, ""
+        """The newest whole snapshot of this device, or None; and a message for the operator if something is wrong."""
+        newest, problems = read_newest(self.path)
+        if newest is None:
+            return None, f"{'; '.join(problems)}; {self.set_aside()}, starting fresh" if problems else ""
+        number, snapshot = newest
+        if snapshot.device != device:
+            return None, (f"{self.path} belongs to {snapshot.device}, not {device}; {self.set_aside()}, starting fresh")
+        self._number = number
+        return snapshot, f"{'; '.join(problems)}; taking up the snapshot before it" if problems else ""
 
     def set_aside(self) -> str:
-        """Move the state file out of the way; says where to."""
-        numbers = (number for number in range(1, 10_000) if not (self.path / f"{STATE_FILE}.{number}").exists())
-        aside = self.path / f"{STATE_FILE}.{next(numbers)}"
-        (self.path / STATE_FILE).rename(aside)
-        return f"kept as {aside.name}"
+        """Move the state files out of the way; says where to."""
+        there = [name for name in FILES if (self.path / name).exists()]
+        taken = {file.name for file in self.path.iterdir()}
+        number = next(n for n in range(1, len(taken) + 2) if not {f"{name}.{n}" for name in FILES} & taken)
+        for name in there:
+            (self.path / name).rename(self.path / f"{name}.{number}")
+        self._number = 0
+        return f"kept as {', '.join(f'{name}.{number}' for name in there)}"
 
     def save(self, snapshot: Snapshot) -> None:
-        """Replace the state file; on return the new one is on the disk. Raises OSError if the disk refuses."""
-        beside = self.path / f"{STATE_FILE}.new"
-        with beside.open("wb") as file:
-            file.writelines(to_parts(snapshot))
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path / STATE_FILE)
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        """Overwrite the older file; on return the new state is on the disk. Raises OSError if the disk refuses."""
+        self._number += 1
+        file = self.path / FILES[self._number % 2]
+        new = not file.exists()
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.fsync(folder)  # or the rename itself may be lost with the power
+            _write(descriptor, b"".join(to_parts(snapshot, self._number)))
+            os.fdatasync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
+        if new:
+            _sync_folder(self.path)
 
 
-def read_snapshot(file: Path) -> Snapshot | None:
-    """None if there is no such file. Raises DamagedError."""
+def _write(descriptor: int, data: bytes) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:] if done else data, done)
+
+
+def _sync_folder(path: Path) -> None:
+    """Or the new file's name may be lost with the power."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        return parse_snapshot(data)
-    except DamagedError as problem:
-        raise DamagedError(f"{file}: {problem}") from problem
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
-def to_parts(snapshot: Snapshot) -> list[bytes]:
+def read_newest(folder: Path) -> tuple[tuple[int, Snapshot] | None, list[str]]:
+    """The newest whole snapshot and its number, or None; and what is wrong with the files that are not whole."""
+    found: list[tuple[int, Snapshot]] = []
+    problems: list[str] = []
+    for name in FILES:
+        try:
+            found.append(parse_snapshot((folder / name).read_bytes()))
+        except FileNotFoundError:
+            continue
+        except DamagedError as problem:
+            problems.append(f"{folder / name}: {problem}")
+    return max(found, key=lambda pair: pair[0], default=None), problems
+
+
+def to_parts(snapshot: Snapshot, number: int) -> list[bytes]:
     """What a state file holds, in order."""
     head = {
         "device": snapshot.device,
@@ -136,28 +162,29 @@ def to_parts(snapshot: Snapshot) -> list[bytes]:
         "train_s": snapshot.train_s,
     }
     text = json.dumps(head).encode()
-    state = np.ascontiguousarray(snapshot.state, "<f4").tobytes()
-    body = [struct.pack("<I", len(text)), text, state]
+    body = [_BODY.pack(number, len(text)), text, np.ascontiguousarray(snapshot.state, "<f4").tobytes()]
     digest = hashlib.sha256()
     for part in body:
         digest.update(part)
-    return [_MAGIC, digest.digest(), *body]
+    return [_HEADER.pack(_MAGIC, sum(map(len, body)), digest.digest()), *body]
 
 
-def parse_snapshot(data: bytes) -> Snapshot:
-    """The inverse of `to_parts`, joined. Raises DamagedError on anything else."""
-    if not data.startswith(_MAGIC):
+def parse_snapshot(data: bytes) -> tuple[int, Snapshot]:
+    """The inverse of `to_parts`, joined; what follows is left of a longer one. Raises DamagedError on anything else."""
+    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
         raise DamagedError("not a state file of this version")
-    body = memoryview(data)[len(_MAGIC) + _DIGEST_BYTES :]
-    if hashlib.sha256(body).digest() != data[len(_MAGIC) : len(_MAGIC) + _DIGEST_BYTES]:
-        raise DamagedError("damaged: its checksum does not fit")
+    _, length, digest = _HEADER.unpack_from(data)
+    body = memoryview(data)[_HEADER.size : _HEADER.size + length]
+    if len(body) != length or hashlib.sha256(body).digest() != digest:
+        raise DamagedError("damaged or half written: its checksum does not fit")
     try:
-        (length,) = struct.unpack_from("<I", body)
-        head = json.loads(bytes(body[4 : 4 + length]))
-        return Snapshot(
+        number, text_bytes = _BODY.unpack_from(body)
+        end = _BODY.size + text_bytes
+        head = json.loads(bytes(body[_BODY.size : end]))
+        return number, Snapshot(
             device=str(head["device"]),
             session={str(name): _from_json(value) for name, value in head["session"].items()},
-            state=np.frombuffer(body[4 + length :], "<f4").astype(np.float32),
+            state=np.frombuffer(body[end:], "<f4").astype(np.float32),
             traffic=dict(head["traffic"]),
             loss=float(head["loss"]),
             train_s=float(head["train_s"]),

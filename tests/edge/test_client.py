@@ -257,7 +257,7 @@ def test_a_signal_ends_a_long_training(hub: Hub, device: Device) -> None:
         process.terminate()
         hub.hears(Gone)
         assert process.wait(timeout=WAIT_S) == 0
-    assert not (device.folder / "work" / "device.state").exists()  # nothing of a round in progress is kept
+    assert not (device.folder / "work" / "device.b").exists()  # nothing of a round in progress is kept
 
 
 def test_rebirth_announces_again(hub: Hub, device: Device) -> None:
@@ -376,7 +376,8 @@ def test_the_restarted_device_goes_on_as_if_nothing_had_been(hub: Hub, device: D
         return [uploads[0], uploads[-1]]
 
     unbroken = rounds(kill=False)
-    (tmp_path / "work" / "device.state").unlink()
+    for file in (tmp_path / "work").iterdir():
+        file.unlink()
     assert rounds(kill=True) == unbroken
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.store import (
-    STATE_FILE,
+    FILES,
     DamagedError,
     Snapshot,
     WorkFolder,
     WorkFolderError,
     describe,
     parse_snapshot,
-    read_snapshot,
+    read_newest,
     to_parts,
 )
 
@@ -31,8 +32,16 @@ SNAPSHOT = Snapshot(
 )
 
 
-def _same(one: Snapshot, other: Snapshot) -> bool:
-    return to_parts(one) == to_parts(other)
+def _bytes(snapshot: Snapshot, number: int = 1) -> bytes:
+    return b"".join(to_parts(snapshot, number))
+
+
+def _same(one: Snapshot | None, other: Snapshot) -> bool:
+    return one is not None and _bytes(one) == _bytes(other)
+
+
+def _round(completed: int) -> Snapshot:
+    return replace(SNAPSHOT, session={**SNAPSHOT.session, "completed": completed})
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -47,32 +56,51 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     work.close()
 
 
-def test_saving_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_the_newest_counts_and_two_files_are_all_there_is(tmp_path: Path) -> None:
+    for start in (0, 3):  # the second time after a restart
+        work = WorkFolder(tmp_path)
+        work.load("lab/d0")
+        for completed in range(start, start + 3):
+            work.save(_round(completed))
+            assert _same(work.load("lab/d0")[0], _round(completed))
+        work.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["device.a", "device.b", "lock"]
+
+
+def test_a_shorter_snapshot_replaces_a_longer_one(tmp_path: Path) -> None:
     work = WorkFolder(tmp_path)
-    for _ in range(3):
-        work.save(SNAPSHOT)
-    assert sorted(file.name for file in tmp_path.iterdir()) == [STATE_FILE, "lock"]
+    for size in (1000, 900, 10, 0):
+        snapshot = replace(SNAPSHOT, state=np.ones(size, np.float32))
+        work.save(snapshot)
+        assert _same(work.load("lab/d0")[0], snapshot)
     work.close()
 
 
-def test_a_half_written_file_beside_is_not_taken_for_the_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize("completed", [3, 4])
+def test_a_crash_while_writing_leaves_the_round_before(tmp_path: Path, completed: int) -> None:
     work = WorkFolder(tmp_path)
-    work.save(SNAPSHOT)
-    (tmp_path / f"{STATE_FILE}.new").write_bytes(b"potstill-device 1\ncut")  # a crash while writing
-    loaded, _ = work.load("lab/d0")
-    assert loaded is not None
-    work.save(SNAPSHOT)
+    for number in range(completed + 1):
+        work.save(_round(number))
+    older = tmp_path / FILES[completed % 2]  # round r is snapshot r + 1; the next overwrites this one
+    half = _bytes(_round(completed + 1), completed + 2)[:100]
+    older.write_bytes(half + older.read_bytes()[len(half) :])
+    loaded, warning = work.load("lab/d0")
+    assert _same(loaded, _round(completed))
+    assert f"{older}: damaged or half written" in warning
+    work.save(_round(completed + 1))
+    assert _same(work.load("lab/d0")[0], _round(completed + 1))
     work.close()
 
 
 def test_another_devices_state_is_set_aside_whole(tmp_path: Path) -> None:
     work = WorkFolder(tmp_path)
-    work.save(SNAPSHOT)
-    before = (tmp_path / STATE_FILE).read_bytes()
+    work.save(_round(0))
+    work.save(_round(1))
+    before = {name: (tmp_path / name).read_bytes() for name in FILES}
     loaded, warning = work.load("lab/d1")
     assert loaded is None
     assert "belongs to lab/d0, not lab/d1" in warning
-    assert (tmp_path / f"{STATE_FILE}.1").read_bytes() == before
+    assert {name: (tmp_path / f"{name}.1").read_bytes() for name in FILES} == before
     assert work.load("lab/d1") == (None, "")
     work.close()
 
@@ -80,21 +108,21 @@ def test_another_devices_state_is_set_aside_whole(tmp_path: Path) -> None:
 def test_damaged_files_are_set_aside_one_by_one(tmp_path: Path) -> None:
     work = WorkFolder(tmp_path)
     for number in (1, 2):
-        (tmp_path / STATE_FILE).write_bytes(b"rubbish %d" % number)
+        (tmp_path / FILES[0]).write_bytes(b"rubbish %d" % number)
         loaded, warning = work.load("lab/d0")
         assert loaded is None
-        assert f"kept as {STATE_FILE}.{number}" in warning
-    assert (tmp_path / f"{STATE_FILE}.1").read_bytes() == b"rubbish 1"
+        assert f"kept as {FILES[0]}.{number}" in warning
+    assert (tmp_path / f"{FILES[0]}.1").read_bytes() == b"rubbish 1"
     work.close()
 
 
 @given(st.integers(0, 2**31), st.binary(max_size=40))
 def test_no_bytes_but_ours_are_a_snapshot(position: int, patch: bytes) -> None:
-    good = b"".join(to_parts(SNAPSHOT))
+    good = _bytes(SNAPSHOT)
     at = position % (len(good) + 1)
     changed = good[:at] + patch + good[at + len(patch) :]
-    if changed == good:
-        assert _same(parse_snapshot(changed), SNAPSHOT)
+    if changed.startswith(good):
+        assert _same(parse_snapshot(changed)[1], SNAPSHOT)
         return
     with pytest.raises(DamagedError):
         parse_snapshot(changed)
@@ -102,7 +130,7 @@ def test_no_bytes_but_ours_are_a_snapshot(position: int, patch: bytes) -> None:
 
 @given(st.integers(0, 10_000))
 def test_no_shortened_file_is_a_snapshot(length: int) -> None:
-    good = b"".join(to_parts(SNAPSHOT))
+    good = _bytes(SNAPSHOT)
     with pytest.raises(DamagedError):
         parse_snapshot(good[: length % len(good)])
 
@@ -125,6 +153,7 @@ def test_a_second_client_in_the_folder_is_refused_and_named(tmp_path: Path) -> N
 
 HOLD = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from edge.store import WorkFolder
 work = WorkFolder(Path(sys.argv[1]))
@@ -140,7 +169,7 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
 
 def test_describes_what_is_there(tmp_path: Path) -> None:
-    assert read_snapshot(tmp_path / STATE_FILE) is None
+    assert read_newest(tmp_path) == (None, [])
     lines = dict(describe(SNAPSHOT))
     assert lines["run"] == "7"
     assert lines["last round"] == "3"
