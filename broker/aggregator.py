@@ -74,6 +74,10 @@ SESSION_S = 86400
 RETRY_S = (0.05, 2.0)
 """First and longest pause between two attempts to connect."""
 
+BRIEF_S, MOST_BRIEF = 2.0, 5
+"""So many connections in a row, each shorter than this: somebody with our client identifier takes them. Mosquitto
+2.0.11 and rumqttd 0.20 close the older connection without MQTT 5's word for it (0x8E)."""
+
 REPORT_PATIENCE_S = 30.0
 """How long after the last plan, or the last report, the run's end waits for another report."""
 
@@ -153,6 +157,8 @@ class Link:
         self._failure: str | None = None
         self._retry_at = 0.0
         self._pause_s = RETRY_S[0]
+        self._tried_at = 0.0
+        self._brief = 0
 
     # ---- callbacks, all from within poll
 
@@ -162,7 +168,6 @@ class Link:
         if code.is_failure:
             self._failure = f"it refuses us: {code} (see --username, --password-file, --cert)"
             return
-        self._pause_s = RETRY_S[0]
         self._connection += 1
         client.subscribe([(name, SubscribeOptions(qos=1)) for name in self._filters])
 
@@ -178,6 +183,15 @@ class Link:
     ) -> None:
         if code.value == _TAKEN_OVER:
             self._failure = "another aggregator of this fleet has connected: only one may run"
+        brief = time.monotonic() - self._tried_at < BRIEF_S
+        self._brief = self._brief + 1 if brief else 0
+        if not brief:
+            self._pause_s = RETRY_S[0]
+        if self._brief == MOST_BRIEF:
+            self._failure = (
+                f"the connection was lost {MOST_BRIEF} times as soon as it was up: is there another aggregator of this "
+                "fleet? only one may run"
+            )
 
     def _on_message(self, _client: mqtt.Client, _user: object, message: mqtt.MQTTMessage) -> None:
         self._inbox.append(Letter(message.topic, bytes(message.payload), message.mid, message.qos, self._connection))
@@ -189,6 +203,7 @@ class Link:
         a, properties = self._address, _properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = SESSION_S
         properties.ReceiveMaximum = 65535
+        self._tried_at = time.monotonic()
         try:
             self._client.connect(a.host, a.port, KEEPALIVE_S, clean_start=not self._resumable, properties=properties)
         except (OSError, ValueError) as problem:
@@ -281,7 +296,7 @@ class Link:
         if now < self._retry_at:
             time.sleep(min(self._retry_at - now, timeout_s))
             return
-        self._retry_at = now + self._pause_s
+        self._tried_at, self._retry_at = now, now + self._pause_s
         self._pause_s = min(2 * self._pause_s, RETRY_S[1])
         with contextlib.suppress(OSError):
             self._client.reconnect()

@@ -164,6 +164,8 @@ def run(
             end = aggregator.run(stop)
             link.close(forget=not stop.is_set())
     except (LedgerError, BrokerError) as problem:
+        if as_json:
+            _print_json({"event": "end", "run": run_number, "complete": False, "reason": str(problem)})
         raise click.ClickException(str(problem)) from problem
     _report_end(end, settings, time.monotonic() - began, emit)
 

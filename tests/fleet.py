@@ -83,6 +83,15 @@ class Aggregator:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.settle()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
 
 class Fleet:
     """A folder with a small program and shards, and the processes that work there."""
@@ -129,13 +138,7 @@ class Fleet:
         for device in self.devices.values():
             device.terminate()
         for aggregator in self._aggregators:
-            if aggregator.process.poll() is None:
-                aggregator.process.kill()
-            aggregator.process.wait()
-            aggregator.settle()
-            for stream in (aggregator.process.stdout, aggregator.process.stderr):
-                assert stream is not None
-                stream.close()
+            aggregator.close()
         for device in self.devices.values():
             try:
                 device.wait(10)

