@@ -138,7 +138,7 @@ def steps_for(fleet: Fleet, wire: Wire, seconds: float) -> int:
     aggregator = a_run(fleet, wire, "--rounds", "2", "--steps", "500")
     aggregator.complete()
     took = aggregator.named("round")[-1]["seconds"]
-    return max(1, min(100_000, int(500 * seconds / took)))
+    return max(1, min(60_000, int(500 * seconds / took)))
 
 
 @pytest.mark.slow
