@@ -68,6 +68,7 @@ class WorkFolder:
         """Raises WorkFolderError if the folder cannot be made or another client works in it."""
         self.path = path
         self._number = 0
+        self._open: dict[str, int] = {}
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -85,7 +86,9 @@ class WorkFolder:
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def close(self) -> None:
-        os.close(self._lock)
+        for descriptor in (*self._open.values(), self._lock):
+            os.close(descriptor)
+        self._open.clear()
 
     def load(self, device: str) -> tuple[Snapshot | None, str]:
         """The newest whole snapshot of this device, or None; and a message for the operator if something is wrong."""
@@ -106,21 +109,19 @@ class WorkFolder:
         for name in there:
             (self.path / name).rename(self.path / f"{name}.{number}")
         self._number = 0
+        while self._open:
+            os.close(self._open.popitem()[1])
         return f"kept as {', '.join(f'{name}.{number}' for name in there)}"
 
     def save(self, snapshot: Snapshot) -> None:
         """Overwrite the older file; on return the new state is on the disk. Raises OSError if the disk refuses."""
         self._number += 1
-        file = self.path / FILES[self._number % 2]
-        new = not file.exists()
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            _write(descriptor, b"".join(to_parts(snapshot, self._number)))
-            os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
-        if new:
+        name = FILES[self._number % 2]
+        if name not in self._open:
+            self._open[name] = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             _sync_folder(self.path)
+        _write(self._open[name], b"".join(to_parts(snapshot, self._number)))
+        os.fdatasync(self._open[name])
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from edge.wire.messages import DIGEST_BYTES
@@ -69,7 +70,7 @@ class Manifest:
     @property
     def schema(self) -> bytes:
         """First 8 bytes of the SHA-256 over the labels' names in order."""
-        return hashlib.sha256(json.dumps(self.labels, ensure_ascii=False).encode()).digest()[:DIGEST_BYTES]
+        return _schema(self.labels)
 
     @property
     def parameter_count(self) -> int:
@@ -84,6 +85,12 @@ class Manifest:
     def to_json(self) -> str:
         """Canonical: sorted keys, no white space to choose."""
         return json.dumps(asdict(self), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+
+@lru_cache(maxsize=8)
+def _schema(labels: tuple[str, ...]) -> bytes:
+    """Asked for at every message."""
+    return hashlib.sha256(json.dumps(labels, ensure_ascii=False).encode()).digest()[:DIGEST_BYTES]
 
 
 def _size(shape: tuple[int, ...]) -> int:

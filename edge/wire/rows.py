@@ -133,13 +133,26 @@ def _unpack(data: bytes, count: int, bits: int) -> NDArray[np.uint8]:
 COUNT_STEPS = 16
 """Codes an octave: a count is known to within 2^(1/32) - 1 = 2.2 %, up to 60,097."""
 
+_LARGEST_COUNT = 60_097
+
+
+def _count_codes() -> NDArray[np.uint8]:
+    """(60098,) the code of each count; a table, because it is looked up three times a round on the smallest board."""
+    counts = np.arange(_LARGEST_COUNT + 1, dtype=np.float64)
+    codes: NDArray[np.float64] = np.rint(COUNT_STEPS * np.log2(np.maximum(counts, 1))) + 1  # 1 for a count of 1
+    codes[0] = 0
+    return codes.astype(np.uint8)
+
+
+_COUNT_CODES = _count_codes()
+
 
 def code_counts(counts: NDArray[np.integer]) -> bytes:
     """(L,) counts >= 0 -> L bytes. 0 and 1 are exact; what is above 60,097 is coded as 60,097."""
     if counts.ndim != 1 or (counts.size and int(counts.min()) < 0):
         raise ValueError("counts are a vector of numbers >= 0")
-    codes = np.rint(COUNT_STEPS * np.log2(np.maximum(counts, 1))) + 1  # 1 for a count of 1
-    return np.where(counts == 0, 0, np.minimum(codes, 255)).astype(np.uint8).tobytes()
+    codes: NDArray[np.uint8] = _COUNT_CODES[np.minimum(counts, _LARGEST_COUNT)]
+    return codes.tobytes()
 
 
 def _counts() -> NDArray[np.uint32]:
