@@ -599,7 +599,8 @@ class Aggregator:
                     write()
                 self._ledger.add_refusals(self._settings.run, batch.refusals)
         if letters or batch.out:
-            with self._link.together():
+            several = len(letters) + len(batch.out) > 1
+            with self._link.together() if several else contextlib.nullcontext():
                 self._link.acknowledge(letters)
                 for topic, frame, retain in batch.out:
                     self._link.publish(topic, frame, retain=retain)

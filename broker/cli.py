@@ -28,7 +28,9 @@ def broker() -> None:
 
 
 @broker.command()
-@click.option("--kind", type=click.Choice(["embedded", "mosquitto"]), default="embedded", show_default=True)
+@click.option(
+    "--kind", type=click.Choice(["embedded", "mosquitto"]), default="embedded", show_default=True, help="Which broker."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any free port.  [default: 0]")
 @click.option("--expose", is_flag=True, help="Allow an address that other machines reach, without TLS or passwords.")

@@ -144,6 +144,7 @@ class Ledger:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
         self._path = path
+        self._durable: bool | None = None
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -186,7 +187,9 @@ class Ledger:
     def commit(self, *, durable: bool = False) -> Iterator[None]:
         """One transaction; on the disk itself when it returns if `durable`. Raises `LedgerError`."""
         with _explained(self._path):
-            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            if durable != self._durable:
+                self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                self._durable = durable
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield

@@ -70,7 +70,7 @@ def test_the_three_methods_run_one_after_the_other_on_one_fleet(fleet: Fleet) ->
 def test_a_killed_device_is_missed_and_rejoins(fleet: Fleet) -> None:
     for device in ("d0", "d1", "d2"):
         fleet.start(device)
-    aggregator = fleet.new_run("--rounds", "30", "--steps", "150", "--devices", "3", "--deadline", "20")
+    aggregator = fleet.new_run("--rounds", "80", "--steps", "150", "--devices", "3", "--deadline", "20")
     aggregator.wait_for("round", 2)
     fleet.kill("d1")
     until(lambda: any("d1" not in e["cohort"] for e in aggregator.named("round")), "a round without d1")
@@ -82,8 +82,8 @@ def test_a_killed_device_is_missed_and_rejoins(fleet: Fleet) -> None:
         "d1 in a cohort again",
     )
     end = aggregator.complete()
-    assert len(aggregator.named("round")) == 30
-    assert {device for number, device in counted(fleet, end["run"]) if number == 29} == {"d0", "d1", "d2"}
+    assert len(aggregator.named("round")) == 80
+    assert {device for number, device in counted(fleet, end["run"]) if number == 79} == {"d0", "d1", "d2"}
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_a_silent_device_is_missed_at_the_deadline(fleet: Fleet) -> None:
 def test_a_late_joiner_takes_part(fleet: Fleet) -> None:
     fleet.start("d0")
     fleet.start("d1")
-    aggregator = fleet.new_run("--rounds", "30", "--steps", "150", "--devices", "2")
+    aggregator = fleet.new_run("--rounds", "80", "--steps", "150", "--devices", "2")
     aggregator.wait_for("round", 1)
     fleet.start("d9")
     until(lambda: any("d9" in e["cohort"] for e in aggregator.named("round")), "d9 in a cohort")
@@ -151,14 +151,14 @@ def test_the_broker_may_be_restarted_in_a_run(kind: Any, tmp_path: Path) -> None
         with server:
             for device in ("d0", "d1", "d2"):
                 fleet.start(device)
-            aggregator = fleet.new_run("--rounds", "30", "--steps", "150", "--devices", "3", "--deadline", "30")
+            aggregator = fleet.new_run("--rounds", "80", "--steps", "150", "--devices", "3", "--deadline", "30")
             aggregator.wait_for("round", 3)
         before = len(aggregator.named("round"))
         again: Server = kind(port=port)
         with again:
             aggregator.wait_for("round", before + 2)
             end = aggregator.complete()
-        last = {device for number, device in counted(fleet, end["run"]) if number == 29}
+        last = {device for number, device in counted(fleet, end["run"]) if number == 79}
         assert last == {"d0", "d1", "d2"}
 
 
