@@ -1,0 +1,154 @@
+"""The exact claims see every wrong formula: each operator, sign, number and weight of the formulas, changed one at a time.
+
+A mutant is the module's own source with one node of its syntax tree changed. Docstrings, type hints and dataclass
+machinery are not formulas. The few changes that change no value are listed, with the reason.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+import pytest
+import torch
+
+from trainer.ntk import analytic, exact, predict
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+SWAPPED: dict[type[ast.operator], ast.operator] = {
+    ast.Add: ast.Sub(),
+    ast.Sub: ast.Add(),
+    ast.Mult: ast.Div(),
+    ast.Div: ast.Mult(),
+    ast.Pow: ast.Mult(),
+    ast.MatMult: ast.Add(),
+}
+WEIGHTS = {
+    "lam",
+    "gamma",
+    "alpha",
+    "speed",
+    "share",
+    "workers",
+    "periods",
+    "weight",
+    "taught",
+    "rate",
+    "steps",
+    "angle",
+}
+"""Names of what multiplies something in a formula: each use is doubled (or raised by one where it counts)."""
+NO_FORMULA = {"BIND", "__post_init__"}
+
+
+class Place:
+    """One node and how to change it: `apply` changes the node in place, in a copy of the tree."""
+
+    def __init__(self, number: int, text: str, apply: Callable[[ast.AST], ast.AST]) -> None:
+        self.number, self.text, self.apply = number, text, apply
+
+
+def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[ast.AST], ast.AST]]]:
+    if isinstance(node, ast.BinOp) and type(node.op) in SWAPPED:
+        other = SWAPPED[type(node.op)]
+        yield f"{type(node.op).__name__} -> {type(other).__name__}", lambda n: _with(n, op=other)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield "sign dropped", lambda n: n.operand  # type: ignore[attr-defined,no-any-return]
+    if isinstance(node, ast.Constant) and type(node.value) in {int, float}:
+        value = node.value
+        yield f"{value} -> {value + 1}", lambda n: _with(n, value=value + 1)
+    named = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+    if named in WEIGHTS and isinstance(node.ctx, ast.Load):  # type: ignore[attr-defined]
+        yield f"{named} -> 2 {named}", lambda n: ast.BinOp(ast.Constant(2), ast.Mult(), n)  # type: ignore[arg-type]
+
+
+def _with(node: ast.AST, **fields: object) -> ast.AST:
+    for name, value in fields.items():
+        setattr(node, name, value)
+    return node
+
+
+def places(source: str) -> list[Place]:
+    tree = ast.parse(source)
+    skipped = {id(inner) for outer in ast.walk(tree) for inner in _not_formulas(outer)}
+    found = []
+    for number, node in enumerate(ast.walk(tree)):
+        if id(node) not in skipped:
+            where = f"line {getattr(node, 'lineno', 0)} col {getattr(node, 'col_offset', 0)}"
+            segment = ast.unparse(node) if isinstance(node, ast.expr) else ""
+            found += [Place(number, f"{where}: {segment!r} {text}", apply) for text, apply in _changes(node)]
+    return found
+
+
+def _not_formulas(node: ast.AST) -> Iterator[ast.AST]:
+    """Type hints and what checks arguments."""
+    if isinstance(node, ast.FunctionDef):
+        parts: list[ast.AST | None] = [node.returns, *(arg.annotation for arg in node.args.args + node.args.kwonlyargs)]
+        parts += node.body if node.name == "__post_init__" else []
+        for part in parts:
+            yield from ast.walk(part) if part else ()
+    if isinstance(node, ast.Raise | ast.AnnAssign):
+        yield from ast.walk(node if isinstance(node, ast.Raise) else node.annotation)
+
+
+def mutant(source: str, place: Place, name: str) -> ModuleType:
+    tree = copy.deepcopy(ast.parse(source))
+    target = next(node for number, node in enumerate(ast.walk(tree)) if number == place.number)
+
+    class Change(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            return place.apply(node) if node is target else self.generic_visit(node)
+
+    module = ModuleType(name)
+    sys.modules[name] = module  # dataclasses look their module up
+    code = compile(ast.fix_missing_locations(Change().visit(tree)), name, "exec")
+    exec(code, module.__dict__)  # noqa: S102 - our own source, one node changed
+    return module
+
+
+def seen(module: ModuleType, claims: Callable[[ModuleType], Iterator[exact.Claim]]) -> bool:
+    """Whether a claim fails; a formula that raises has failed as loudly as can be."""
+    try:
+        return any(not claim.passed for claim in claims(module))
+    except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError):
+        return True
+
+
+def survivors(module: ModuleType, claims: Callable[[ModuleType], Iterator[exact.Claim]]) -> tuple[int, list[str]]:
+    source, name = inspect.getsource(module), "mutant_of_" + module.__name__.rpartition(".")[2]
+    found = places(source)
+    try:
+        return len(found), [place.text for place in found if not seen(mutant(source, place, name), claims)]
+    finally:
+        sys.modules.pop(name, None)
+
+
+def test_the_unchanged_source_passes_as_a_mutant_would() -> None:
+    nothing = Place(0, "nothing", lambda node: node)
+    assert not seen(mutant(inspect.getsource(predict), nothing, "mutant_of_predict"), exact.prediction_claims)
+    sys.modules.pop("mutant_of_predict")
+
+
+EQUIVALENT_PREDICT: set[str] = set()
+EQUIVALENT_ANALYTIC: set[str] = set()
+
+
+@pytest.mark.slow
+def test_every_change_to_the_predictions_fails_a_claim() -> None:
+    torch.set_num_threads(1)
+    known: exact.Known = {}
+    count, alive = survivors(predict, lambda module: exact.prediction_claims(module, known))
+    assert count > 150
+    assert set(alive) == EQUIVALENT_PREDICT
+
+
+def test_every_change_to_the_infinite_width_kernels_fails_a_claim() -> None:
+    known: exact.Known = {}
+    count, alive = survivors(analytic, lambda module: exact.analytic_claims(module, known))
+    assert count > 30
+    assert set(alive) == EQUIVALENT_ANALYTIC
