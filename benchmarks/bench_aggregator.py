@@ -127,12 +127,12 @@ class Load:
 
 
 def uploads(count: int) -> bytes:
-    """An FD upload (8 bits) of each device, ready to send."""
+    """An FD upload (4 bits) of each device, ready to send."""
     rng = np.random.default_rng(1)
     check = int.from_bytes(manifest().schema[:2], "big")
     packets = []
     for number in range(count):
-        rows = code_rows(rng.dirichlet(np.ones(LABELS), LABELS), 8)
+        rows = code_rows(rng.dirichlet(np.ones(LABELS), LABELS), 4)
         counts = read_counts(code_counts(rng.integers(1, 200, LABELS)))
         frame = encode(Upload(run=RUN, round=0, check=check, counts=counts, logits=rows))
         packets.append(publish_packet(topics.upload(FLEET, f"d{number:05d}"), frame, 1 + number % 65535))

@@ -200,7 +200,7 @@ class RunSettings:
     seed: int = 0
     lr: float = 0.1
     gamma: float = 1.0
-    bits: int = 8
+    bits: int = 4
     qos: int = 1
     report: bool = True
     normalise: bool = False

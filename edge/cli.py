@@ -50,7 +50,7 @@ def edge() -> None:
     help="File of two lines, user and password, readable by its owner alone. "
     "Or set POTSTILL_MQTT_USER and POTSTILL_MQTT_PASSWORD.",
 )
-@click.option("--log-level", type=click.Choice(_LEVELS), default="info", show_default=True)
+@click.option("--log-level", type=click.Choice(_LEVELS), default="info", show_default=True, help="What is logged.")
 def run(
     *,
     broker: str,
@@ -68,16 +68,16 @@ def run(
     credentials: Path | None,
     log_level: str,
 ) -> None:
-    r"""Be one device: join run after run until a STOP from the aggregator, SIGTERM or Ctrl-C.
+    """Be one device: join run after run until a STOP from the aggregator, SIGTERM or Ctrl-C.
 
     A second start with the same --work goes on where the first one ended. What the run asks for (method, steps,
     learning rate, QoS) comes with the aggregator's plan.
 
     \b
     Example:
-      potstill edge run --broker mqtt://127.0.0.1:1883 --fleet lab --device d00 \
+      potstill edge run --broker mqtt://127.0.0.1:1883 --fleet lab --device d00 \\
         --program programs/digits-cnn --data d00.npz --work state/d00
-    """
+    """  # noqa: D301 - click's mark must be the character itself
     prepare_environment()
     _log(log_level)
     from edge import client, store
@@ -109,12 +109,12 @@ def run(
 @edge.command()
 @click.option("--work", required=True, type=_FOLDER, help="The device's folder, as given to `potstill edge run`.")
 def show(work: Path) -> None:
-    r"""Say what a device has on its disk: run, round, pending upload, bytes.
+    """Say what a device has on its disk: run, round, pending upload, bytes.
 
     \b
     Example:
       potstill edge show --work state/d00
-    """
+    """  # noqa: D301
     prepare_environment()
     from edge import store
 

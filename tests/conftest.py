@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Before numpy and torch are imported. Threads that wait for each other by spinning starve on a busy machine: at a load
-# of 20 on 2 cores, test_agreement.py spent 45 s of processor time on 3 of its tests; one thread takes 18 s for them all.
+# Before numpy and torch are imported. Threads that wait for each other by spinning starve on a busy machine: at a
+# load of 20 on 2 cores, 3 tests of test_agreement.py took 45 s of processor time; on one thread all of them take 18 s.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

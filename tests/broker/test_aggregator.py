@@ -104,7 +104,7 @@ class Stage:
         for aggregator in self.aggregators:
             aggregator.close()
 
-    def logits(self, number: int, *, run: int = RUN, bits: int = 8) -> bytes:
+    def logits(self, number: int, *, run: int = RUN, bits: int = 4) -> bytes:
         rows = code_rows(np.full((10, 10), 0.1), bits)
         counts = read_counts(code_counts(np.full(10, 3)))
         check = int.from_bytes(self.manifest.schema[:2], "big")
@@ -136,7 +136,7 @@ def test_garbage_is_counted_by_reason_and_device_and_never_a_crash(stage: Stage)
         "not CBOR": b"",
         "too long": bytes(100_000),
         "another run": stage.logits(0, run=8),
-        "other bits than the plan's": stage.logits(0, bits=4),
+        "other bits than the plan's": stage.logits(0, bits=8),
         "unexpected kind": encode(Done(run=RUN, round=0)),
     }
     for frame in garbage.values():
