@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.wire.messages import UintArray, Upload
-from edge.wire.rows import CodedRows, code_rows
+from edge.wire.rows import CodedRows, code_rows, read_rows
 
 
 def average(uploads: Sequence[Upload], bits: int) -> tuple[UintArray, CodedRows | None]:
@@ -26,12 +27,22 @@ def average(uploads: Sequence[Upload], bits: int) -> tuple[UintArray, CodedRows 
     if any(len(upload.counts) != labels for upload in uploads):
         raise ValueError("uploads of one round have one label schema: admit them first")
     held = np.stack([upload.counts for upload in uploads]) > 0  # (D, L)
-    label = np.nonzero(held)[1]  # (rows of all uploads,), device by device, in label order
-    values = np.concatenate([upload.logits.values() for upload in uploads])  # (rows of all uploads, L)
     sums = np.zeros((labels, labels))
-    np.add.at(sums, label, values)
+    for rows, devices in _by_rows(held).items():
+        values = read_rows([uploads[device].logits for device in devices])  # (devices, rows, L)
+        label = np.nonzero(held[devices])[1]  # (devices * rows,), device by device, in label order
+        np.add.at(sums, label, values.reshape(len(devices) * rows, labels))
     contributors = held.sum(axis=0).astype(np.uint32)  # (L,)
     sent = contributors > 0
     if not sent.any():
         return contributors, None
     return contributors, code_rows(sums[sent] / contributors[sent, None], bits)  # (R, L)
+
+
+def _by_rows(held: NDArray[np.bool_]) -> dict[int, list[int]]:
+    """(D, L) who holds which label -> number of rows, the devices that sent so many: those are read in one go."""
+    groups: dict[int, list[int]] = {}
+    for device, rows in enumerate(held.sum(axis=1).tolist()):
+        if rows:
+            groups.setdefault(rows, []).append(device)
+    return groups

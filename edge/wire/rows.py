@@ -12,6 +12,7 @@ Letters: R rows, L labels, b bits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,16 +69,28 @@ class CodedRows:
 
     def values(self) -> NDArray[np.float32]:
         """(R, L) probability rows, each summing to 1 (to float32's rounding)."""
-        if self.bits in FLOAT_BITS:
-            rows: NDArray[np.float64] = self._floats().astype(np.float64)
-        else:
-            codes = _unpack(self.data, self.rows * self.labels, self.bits)
-            rows = _PROBABILITIES[self.bits][codes].reshape(self.rows, self.labels)
-        normal: NDArray[np.float32] = (rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)
-        return normal
+        values: NDArray[np.float32] = read_rows([self])[0]
+        return values
 
     def _floats(self) -> NDArray[np.floating]:
         return np.frombuffer(self.data, _FLOAT_TYPES[self.bits]).reshape(self.rows, self.labels)
+
+
+def read_rows(coded: Sequence[CodedRows]) -> NDArray[np.float32]:
+    """U coded rows of one shape and one width -> (U, R, L) probability rows, each summing to 1. U is at least 1."""
+    first = coded[0]
+    shape = (len(coded), first.rows, first.labels)
+    if any((one.rows, one.labels, one.bits) != (first.rows, first.labels, first.bits) for one in coded):
+        raise ValueError("rows read together have one shape and one width")
+    data = b"".join([one.data for one in coded])
+    if first.bits in FLOAT_BITS:
+        rows = np.frombuffer(data, _FLOAT_TYPES[first.bits]).reshape(shape).astype(np.float64)
+    else:
+        rows = _PROBABILITIES[first.bits][_unpack(data, len(coded), first.rows * first.labels, first.bits)].reshape(
+            shape
+        )
+    normal: NDArray[np.float32] = (rows / rows.sum(axis=2, keepdims=True)).astype(np.float32)
+    return normal
 
 
 def code_rows(values: NDArray[np.floating], bits: int) -> CodedRows:
@@ -116,14 +129,14 @@ def _pack(codes: NDArray[np.uint8], bits: int) -> bytes:
     return np.packbits(planes).tobytes()
 
 
-def _unpack(data: bytes, count: int, bits: int) -> NDArray[np.uint8]:
-    """-> (count,) codes."""
-    raw = np.frombuffer(data, np.uint8)
+def _unpack(data: bytes, uploads: int, count: int, bits: int) -> NDArray[np.uint8]:
+    """As many bytes for each of U uploads -> (U, count) codes."""
+    raw = np.frombuffer(data, np.uint8).reshape(uploads, -1)  # (U, bytes)
     if bits == 8:
         return raw
     if bits == 4:
-        return np.stack((raw >> 4, raw & 15), axis=1).reshape(-1)[:count]  # (bytes, 2) -> (2 bytes,) -> (count,)
-    planes = np.unpackbits(raw, count=count * bits).reshape(count, bits)
+        return np.stack((raw >> 4, raw & 15), axis=2).reshape(uploads, -1)[:, :count]  # (U, bytes, 2) -> (U, count)
+    planes = np.unpackbits(raw, axis=1, count=count * bits).reshape(uploads, count, bits)
     weights = 1 << np.arange(bits - 1, -1, -1, dtype=np.uint8)
     return (planes @ weights).astype(np.uint8)
 
