@@ -46,11 +46,14 @@ data_option = click.option(
 )
 
 
-@ntk.command(epilog="Example: potstill ntk check --data mnist:data/mnist")
+@ntk.command()
 @data_option
 @click.option("--all", "every", is_flag=True, help="Print every claim, not only the failed ones and the trained ones.")
 def check(dataset: Dataset, *, every: bool) -> None:
-    """Print pass or fail for each claim, with what was measured, predicted and allowed; exit 1 if any failed."""
+    """Print pass or fail for each claim, with what was measured, predicted and allowed; exit 1 if any failed.
+
+    Example: potstill ntk check --data mnist:data/mnist
+    """
     _need_torch()
     from trainer.ntk.check import all_claims
     from trainer.ntk.exact import EXACT, Claim

@@ -7,6 +7,7 @@ Letters: m width, d inputs, n samples, L outputs, K networks. Everything is floa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -92,7 +93,8 @@ def as_points(x: np.ndarray) -> Tensor:
     if values.shape[1:] == (1, 28, 28):
         values = torch.nn.functional.avg_pool2d(values, 2)
     flat = values.flatten(1)
-    return torch.nn.functional.normalize(flat) * flat.shape[1] ** 0.5
+    unit: Tensor = torch.nn.functional.normalize(flat)
+    return unit * math.sqrt(flat.shape[1])
 
 
 # ---------------------------------------------------------------- training

@@ -1,4 +1,4 @@
-"""The exact claims see every wrong formula: each operator, sign, number and weight of the formulas, changed one at a time.
+"""The exact claims see every wrong formula: each operator, sign, number and weight, changed one at a time.
 
 A mutant is the module's own source with one node of its syntax tree changed. Docstrings, type hints and dataclass
 machinery are not formulas. The few changes that change no value are listed, with the reason.
@@ -43,7 +43,6 @@ WEIGHTS = {
     "angle",
 }
 """Names of what multiplies something in a formula: each use is doubled (or raised by one where it counts)."""
-NO_FORMULA = {"BIND", "__post_init__"}
 
 
 class Place:
@@ -58,9 +57,9 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[ast.AST], ast.AST]]
         other = SWAPPED[type(node.op)]
         yield f"{type(node.op).__name__} -> {type(other).__name__}", lambda n: _with(n, op=other)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        yield "sign dropped", lambda n: n.operand  # type: ignore[attr-defined,no-any-return]
-    if isinstance(node, ast.Constant) and type(node.value) in {int, float}:
-        value = node.value
+        yield "sign dropped", lambda n: n.operand  # type: ignore[attr-defined]
+    value = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
         yield f"{value} -> {value + 1}", lambda n: _with(n, value=value + 1)
     named = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
     if named in WEIGHTS and isinstance(node.ctx, ast.Load):  # type: ignore[attr-defined]
@@ -74,14 +73,22 @@ def _with(node: ast.AST, **fields: object) -> ast.AST:
 
 
 def places(source: str) -> list[Place]:
+    """Each named by its statement and, where a statement has several of the kind, by its number there."""
     tree = ast.parse(source)
     skipped = {id(inner) for outer in ast.walk(tree) for inner in _not_formulas(outer)}
-    found = []
+    statements = {
+        id(inner): ast.unparse(outer).splitlines()[0]
+        for outer in ast.walk(tree)  # outer ones first, so that a node ends up with its innermost statement
+        if isinstance(outer, ast.stmt)
+        for inner in ast.walk(outer)
+    }
+    found: list[Place] = []
     for number, node in enumerate(ast.walk(tree)):
         if id(node) not in skipped:
-            where = f"line {getattr(node, 'lineno', 0)} col {getattr(node, 'col_offset', 0)}"
-            segment = ast.unparse(node) if isinstance(node, ast.expr) else ""
-            found += [Place(number, f"{where}: {segment!r} {text}", apply) for text, apply in _changes(node)]
+            for change, apply in _changes(node):
+                text = f"{statements.get(id(node), '')} | {change}"
+                twins = sum(place.text.rpartition(" #")[0] == text for place in found)
+                found.append(Place(number, f"{text} #{twins + 1}", apply))
     return found
 
 
@@ -106,7 +113,9 @@ def mutant(source: str, place: Place, name: str) -> ModuleType:
 
     module = ModuleType(name)
     sys.modules[name] = module  # dataclasses look their module up
-    code = compile(ast.fix_missing_locations(Change().visit(tree)), name, "exec")
+    changed = ast.fix_missing_locations(Change().visit(tree))
+    assert isinstance(changed, ast.Module)
+    code = compile(changed, name, "exec")
     exec(code, module.__dict__)  # noqa: S102 - our own source, one node changed
     return module
 
@@ -134,8 +143,31 @@ def test_the_unchanged_source_passes_as_a_mutant_would() -> None:
     sys.modules.pop("mutant_of_predict")
 
 
-EQUIVALENT_PREDICT: set[str] = set()
-EQUIVALENT_ANALYTIC: set[str] = set()
+FAR = "far = (1 - (1 - gap) ** count) / torch.where(gap == 0, 1, gap)"
+NEAR = (
+    "near = torch.where(small == 0, count, "
+    "-torch.expm1(count * torch.log1p(-small)) / torch.where(small == 0, 1, small))"
+)
+STILL = (
+    "return torch.where(still, self.eta * self.t, "
+    "-torch.expm1(-self.eta * self.t * rate) / torch.where(still, 1, rate))"
+)
+EQUIVALENT_PREDICT = {
+    # compared with zero, or counted, nothing but a scale changes
+    "still = rate == 0 | rate -> 2 rate #1",
+    "one = torch.eye(len(weight), dtype=decay.dtype) | weight -> 2 weight #1",
+    # denominators that stand in where the quotient is not taken
+    f"{STILL} | 1 -> 2 #1",
+    f"{NEAR} | 1 -> 2 #1",
+    f"{NEAR} | 0 -> 1 #2",
+    f"{FAR} | 1 -> 2 #2",
+    f"{FAR} | 0 -> 1 #1",  # at a gap of 1 the denominator is 1 either way
+    # beyond a gap of 0.5 the other branch is taken
+    "small = torch.clamp(gap, max=0.5) | 0.5 -> 1.5 #1",
+}
+ANGLE = "angle = torch.where(same, 0.0, torch.arccos((k / norm).clamp(-1, 1)))"
+EQUIVALENT_ANALYTIC = {f"{ANGLE} | 1 -> 2 #1", f"{ANGLE} | 1 -> 2 #2"}
+"""The clamp guards against rounding past the ends; no pair of the claims rounds past them."""
 
 
 @pytest.mark.slow
@@ -144,6 +176,7 @@ def test_every_change_to_the_predictions_fails_a_claim() -> None:
     known: exact.Known = {}
     count, alive = survivors(predict, lambda module: exact.prediction_claims(module, known))
     assert count > 150
+    assert len(alive) == len(set(alive))
     assert set(alive) == EQUIVALENT_PREDICT
 
 
