@@ -30,7 +30,7 @@ class _Kind:
 _GRAPHS = ("train.graph.json", "predict.graph.json")
 
 # The order is the preference: onnxruntime is the fastest on every board it exists for, LiteRT the smaller of the two,
-# numpy needs nothing, torch costs 270 MB of memory (docs/adr/0002).
+# numpy needs nothing, torch costs 270 MB of memory (benchmarks/bench_memory.py).
 _KINDS: dict[str, _Kind] = {
     "onnx": _Kind(
         libraries=("onnxruntime",),

@@ -18,14 +18,11 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: from 1
 
 import onnxruntime as ort
 
-from edge.runtime.code_pages import release_code
+from edge.memory import release_code
 from edge.runtime.graph import FloatArray, Shape
 from edge.runtime.program import Program, ProgramRefused
 from edge.runtime.state import TensorRuntime
 from edge.wire.manifest import Tensor
-
-LIBRARY = "onnxruntime_pybind11_state"
-"""The shared library in which all of onnxruntime lives."""
 
 ERRORS_ONLY = 3
 """Of onnxruntime's log: its warnings are about graphs it could fold, not about us."""
@@ -72,7 +69,7 @@ class OnnxRuntime(TensorRuntime):
 
 
 def _session(program: Program, file: str, inputs: Sequence[Shape]) -> Any:
-    release_code(LIBRARY)  # what the import needed
+    release_code()  # what the import, or the session before this one, needed (docs/adr/0011)
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
@@ -86,7 +83,6 @@ def _session(program: Program, file: str, inputs: Sequence[Shape]) -> Any:
         ) from problem
     if [tuple(tensor.shape) for tensor in session.get_inputs()] != list(inputs):
         raise ProgramRefused(f"{file}: its inputs are not those of the manifest: compile the program again")
-    release_code(LIBRARY)  # what loading needed: 64 -> 54 MiB resident with 784-128-10 (docs/adr/0004)
     return session
 
 
