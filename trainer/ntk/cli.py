@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import click
 
 from trainer.data import DataError, Dataset, load_dataset
+
+if TYPE_CHECKING:
+    from trainer.ntk.pages import Setting
+    from trainer.ntk.report import Page
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,7 +95,107 @@ def line(claim: object) -> str:
 
 
 def _need_torch() -> None:
+    if find_spec("torch") is None:
+        raise click.ClickException("the kernels need torch: pip install 'potstill[trainer]'")
+
+
+# ---------------------------------------------------------------- experiments
+
+
+def _experiment(weight: str) -> Callable[[F], F]:
+    """The options that all three share."""
+    options = [
+        data_option,
+        click.option(weight, "weights", default="0.5,1,2,4", show_default=True, callback=_numbers, help="With commas."),
+        click.option(
+            "--width", "widths", default="256,1024", show_default=True, callback=_counts, help="m, with commas."
+        ),
+        click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Initialisations averaged."),
+        click.option("--steps", default=200, show_default=True, type=click.IntRange(2), help="Of gradient descent."),
+        click.option("--samples", default=32, show_default=True, type=click.IntRange(4), help="n, over all devices."),
+        click.option("--classes", type=click.IntRange(2, 10), help="[default: 2; fd 3]"),
+        click.option(
+            "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: runs/ntk-TIME]"
+        ),
+    ]
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@ntk.command()
+@_experiment("--lambda")
+def kd(dataset: Dataset, out: Path | None, **options: Any) -> None:
+    """Train networks by distillation from a fixed teacher, beside what their kernel predicts.
+
+    Writes report.html, figures and run.json. Example: potstill ntk kd --lambda 0.5,1,2,4 --width 256,1024,4096
+    """
+    _need_torch()
+    from trainer.ntk.pages import kd_page
+
+    _finish(lambda: kd_page(dataset, _setting(options, 2), click.echo), out)
+
+
+@ntk.command()
+@_experiment("--lambda")
+@click.option("--workers", default="2,4,8", show_default=True, callback=_counts, help="K, with commas.")
+@click.option(
+    "--period", default=0, show_default=True, type=click.IntRange(0), help="Also exchange every so many steps; 0: live."
+)
+def cd(dataset: Dataset, out: Path | None, workers: tuple[int, ...], period: int, **options: Any) -> None:
+    """Train workers that teach each other on the same data, beside what their kernel predicts.
+
+    Writes report.html, figures and run.json. Example: potstill ntk cd --workers 2,4,8 --lambda 1 --period 20
+    """
+    _need_torch()
+    if min(workers) < 2:
+        raise click.BadParameter("co-distillation takes at least 2 workers", param_hint="--workers")
+    from trainer.ntk.pages import cd_page
+
+    _finish(lambda: cd_page(dataset, _setting(options, 2), workers, period, click.echo), out)
+
+
+@ntk.command()
+@_experiment("--gamma")
+@click.option("--devices", default=3, show_default=True, type=click.IntRange(2, 10), help="K, one class or more each.")
+@click.option("--period", default=20, show_default=True, type=click.IntRange(1), help="Steps of a round.")
+def fd(dataset: Dataset, out: Path | None, devices: int, period: int, **options: Any) -> None:
+    """Train devices on their own data with per-label teachers, beside what their kernels predict.
+
+    Writes report.html, figures and run.json. Example: potstill ntk fd --gamma 0,1,4 --devices 3
+    """
+    _need_torch()
+    from trainer.ntk.pages import fd_page
+
+    setting = _setting(options, 3)
+    if setting.classes < devices:
+        raise click.BadParameter(f"{devices} devices need as many --classes", param_hint="--devices")
+    _finish(lambda: fd_page(dataset, setting, devices, period, click.echo), out)
+
+
+def _setting(options: dict[str, Any], classes: int) -> Setting:
+    from trainer.ntk.pages import Setting
+
+    return Setting(**options | {"classes": options["classes"] or classes})
+
+
+def _finish(make: Callable[[], Page], out: Path | None) -> None:
+    folder = out or Path("runs") / datetime.now().astimezone().strftime("ntk-%Y%m%d-%H%M%S")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise click.ClickException(f"{folder} is not empty: name another folder with --out, or leave it out")
+    from trainer.ntk.report import table, write
+
+    if find_spec("matplotlib") is None:
+        raise click.ClickException("the figures need matplotlib: pip install 'potstill[trainer]'")
     try:
-        import torch  # noqa: F401
-    except ImportError as problem:
-        raise click.ClickException("the kernels need torch: pip install 'potstill[trainer]'") from problem
+        page = make()
+    except ValueError as problem:
+        raise click.ClickException(str(problem)) from problem
+    write(page, folder)
+    click.echo(
+        "\n".join(["", table(page.heads, page.rows), *page.notes, f"Report: {folder / 'report.html'} (and run.json)"])
+    )
