@@ -53,7 +53,7 @@ def _max_pool2d_grad(g: Tensor, x: Tensor, y: Tensor, size: list[int]) -> Tensor
     return dx
 
 
-_KERNELS: dict[str, Kernel] = {
+KERNELS: dict[str, Kernel] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
@@ -85,6 +85,7 @@ _KERNELS: dict[str, Kernel] = {
     "concat": lambda *parts, axis: torch.cat(parts, axis),
     "slice": lambda x, axis, start, stop: x.narrow(axis, start, stop - start),
 }
+"""By op: also what `trainer.ntk` differentiates, so that it looks at the very graph a fleet runs."""
 
 
 class _Executable:
@@ -92,7 +93,7 @@ class _Executable:
         self._graph = graph
         # torch.tensor copies: it warns of numpy's read-only memory
         self._constants = {name: torch.tensor(value) for name, value in graph.constants.items()}
-        self._calls: list[tuple[Kernel, Node]] = [(_KERNELS[node.op], node) for node in graph.nodes]
+        self._calls: list[tuple[Kernel, Node]] = [(KERNELS[node.op], node) for node in graph.nodes]
 
     def run(self, inputs: Sequence[Tensor]) -> list[FloatArray]:
         values = dict(zip(self._graph.inputs, inputs, strict=True)) | self._constants
