@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ import click
 from trainer.data import DataError, Dataset, load_dataset
 
 if TYPE_CHECKING:
+    from edge.wire.manifest import Manifest
     from trainer.ntk.pages import Setting
     from trainer.ntk.report import Page
 
@@ -199,3 +201,68 @@ def _finish(make: Callable[[], Page], out: Path | None) -> None:
     click.echo(
         "\n".join(["", table(page.heads, page.rows), *page.notes, f"Report: {folder / 'report.html'} (and run.json)"])
     )
+
+
+# ---------------------------------------------------------------- what ships
+
+
+@ntk.command()
+@click.argument("program", type=click.Path(exists=True, path_type=Path))
+@data_option
+@click.option("--samples", default=64, show_default=True, type=click.IntRange(2), help="n that the kernel is taken of.")
+@click.option("--lr", default=0.1, show_default=True, type=click.FloatRange(0, min_open=True), help="As in the run.")
+@click.option("--steps", default=16, show_default=True, type=click.IntRange(1), help="Local steps a round.")
+@click.option("--rounds", default=25, show_default=True, type=click.IntRange(1), help="To train and follow here.")
+@click.option("--gamma", "gammas", default="0,1,4", show_default=True, callback=_numbers, help="With commas.")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A state of a run as a flat .npy; its kernel's drift is printed. May be repeated.",
+)
+@click.option(
+    "--run",
+    "record",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A demo's run.json: what the fleet did, beside the prediction.",
+)
+def program(
+    program: Path, dataset: Dataset, checkpoints: tuple[Path, ...], record: Path | None, **options: Any
+) -> None:
+    """Take the empirical kernel of a compiled PROGRAM: spectrum, predicted FD rounds, how lazy it is.
+
+    Devices keep only their newest state, so there are no checkpoints of past rounds unless you copied them: the
+    drift is measured by training the program here, on these samples, as one device.
+
+    Example: potstill ntk program trainer/programs/cnn-8x8 --data digits
+    """
+    _need_torch()
+    import numpy as np
+    import torch
+
+    from edge.runtime.program import ProgramRefused, load_program
+    from trainer.ntk.program import drift_of, fleet_lines, report
+
+    try:
+        loaded, count = load_program(program), options.pop("samples")
+        pool = dataset.pool.take(np.random.default_rng(0).permutation(len(dataset.pool))[:count])
+        _fits(loaded.manifest, dataset)
+        x = pool.x.astype(np.float32) * np.float32(dataset.scale)
+        for text in report(loaded, x, torch.from_numpy(pool.y.astype(np.int64)), **options):
+            click.echo(text)
+        for path in checkpoints:
+            drift, alignment = drift_of(loaded, x, np.load(path, allow_pickle=False))
+            click.echo(f"{path}: kernel drift {drift:.3f}, alignment {alignment:.3f}")
+        for text in fleet_lines(json.loads(record.read_text(encoding="utf-8"))) if record else ():
+            click.echo(text)
+    except (ProgramRefused, ValueError, KeyError) as problem:
+        raise click.ClickException(str(problem)) from problem
+
+
+def _fits(manifest: Manifest, dataset: Dataset) -> None:
+    if manifest.input_shape != dataset.input_shape or len(manifest.labels) != dataset.label_count:
+        raise ValueError(
+            f"the program takes {manifest.input_shape} and {len(manifest.labels)} labels, "
+            f"{dataset.name} is {dataset.input_shape} and {dataset.label_count}: give --data that fits"
+        )

@@ -71,7 +71,7 @@ def draw(plot: Plot) -> Figure:
     """No global state: a figure of its own."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.add_subplot()
     for number, series in enumerate(plot.series):
         style = number % len(COLOURS)
@@ -92,7 +92,7 @@ def draw(plot: Plot) -> Figure:
         axes.set_yscale("log")
     axes.set(title=plot.title, xlabel=plot.x_label, ylabel=plot.y_label)
     axes.grid(visible=True, color="#dddddd", linewidth=0.5)
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
