@@ -1,5 +1,7 @@
 """Peak memory of one device process while it trains, by runtime, beside a process that only imports torch.
 
+Also the seconds from the process's start to its first upload, imports, connection and first round included.
+
     python benchmarks/bench_memory.py [--program DIR] [--rounds 8] [--steps 60]
 
 Starts the embedded broker and, for each runtime that is installed, a real `potstill edge run` with the dense program
@@ -62,6 +64,7 @@ class Leader:
     def __init__(self, url: str, manifest: Manifest, *, rounds: int, steps: int) -> None:
         self._manifest, self._rounds, self._steps = manifest, rounds, steps
         self._heard: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.first_upload_at: float | None = None
         self._mqtt = paho.Client(CallbackAPIVersion.VERSION2, client_id="leader", protocol=paho.MQTTv5)
         self._mqtt.on_message = self._on_message
         host, port = url.removeprefix("mqtt://").split(":")
@@ -91,6 +94,7 @@ class Leader:
         self._say(topics.command(FLEET, DEVICE), Seat(run=run, seat=0))
         for round_ in range(self._rounds):
             upload = self.wait(kind, memory)
+            self.first_upload_at = self.first_upload_at or time.monotonic()
             if isinstance(upload, ParameterUpload):
                 average = Parameters(run=run, round=round_ + 1, parameters=upload.parameters)
                 self._say(topics.parameters(FLEET), average, retain=True)
@@ -146,11 +150,15 @@ def compile_program(folder: Path) -> Path:
     return folder
 
 
-def measure(url: str, program: Path, shard: Path, work: Path, runtime: str, *, rounds: int, steps: int) -> Memory:
+def measure(
+    url: str, program: Path, shard: Path, work: Path, runtime: str, *, rounds: int, steps: int
+) -> tuple[Memory, float]:
+    """-> its memory, and the seconds from its start to its first upload."""
     manifest = parse_manifest((program / "manifest.json").read_text())
     leader = Leader(url, manifest, rounds=rounds, steps=steps)
     arguments = ["--broker", url, "--fleet", FLEET, "--device", DEVICE, "--program", str(program)]
     arguments += ["--data", str(shard), "--work", str(work), "--runtime", runtime, "--log-level", "warning"]
+    began = time.monotonic()
     device = subprocess.Popen([sys.executable, "-m", "potstill", "edge", "run", *arguments])
     try:
         memory = Memory(device.pid)
@@ -165,7 +173,8 @@ def measure(url: str, program: Path, shard: Path, work: Path, runtime: str, *, r
     finally:
         device.kill()
         leader.close()
-    return memory
+    assert leader.first_upload_at is not None  # `lead` has waited for it
+    return memory, leader.first_upload_at - began
 
 
 def measure_torch_import() -> Memory:
@@ -181,8 +190,8 @@ def measure_torch_import() -> Memory:
     return memory
 
 
-def _line(what: str, memory: Memory, target: str) -> str:
-    return f"  {what:<36} {memory.pss_mib:14.1f} {memory.rss_mib:14.1f} {target:>12}"
+def _line(what: str, memory: Memory, target: str, first_upload: str) -> str:
+    return f"  {what:<36} {memory.pss_mib:14.1f} {memory.rss_mib:14.1f} {target:>12} {first_upload:>16}"
 
 
 def main() -> None:
@@ -198,17 +207,17 @@ def main() -> None:
         base = Path(folder)
         program = options.program or compile_program(base / "mlp")
         write_shard(base / "shard.npz")
-        print("784-128-10, batch 32, 500 samples       peak PSS MiB   peak RSS MiB   target PSS")
+        print("784-128-10, batch 32, 500 samples       peak PSS MiB   peak RSS MiB   target PSS   first upload s")
         for runtime in (name for name in options.runtimes if name in installed()):
             work = base / f"work-{runtime}"
-            memory = measure(
+            memory, first_upload_s = measure(
                 broker.url, program, base / "shard.npz", work, runtime, rounds=options.rounds, steps=options.steps
             )
             target = TARGET_MIB.get(runtime, "-")
-            print(_line(f"edge run --runtime {runtime}", memory, str(target)))
+            print(_line(f"edge run --runtime {runtime}", memory, str(target), f"{first_upload_s:.2f}"))
         if "torch" in installed():
             memory = measure_torch_import()
-            print(_line("python -c 'import torch'", memory, "-"))
+            print(_line("python -c 'import torch'", memory, "-", "-"))
 
 
 if __name__ == "__main__":

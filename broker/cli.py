@@ -210,7 +210,7 @@ def _new(fleet: str | None, program: Path | None, number: int | None, typed: dic
     except OSError as problem:
         raise click.UsageError(
             f"{program} is no program: {problem}; compile one with `potstill trainer compile`"
-        ) from (problem)
+        ) from problem
     except ValueError as problem:
         raise click.UsageError(str(problem)) from problem
 
@@ -247,7 +247,9 @@ def _print_json(event: dict[str, Any]) -> None:
 def _print_text(event: dict[str, Any]) -> None:
     template = _TEXTS.get(event["event"])
     if template is not None:
-        click.echo(template.format_map(event | {"counted": len(event.get("cohort", ()))}))
+        accuracy = event.get("accuracy")
+        shown = {"counted": len(event.get("cohort", ())), "accuracy": "-" if accuracy is None else f"{accuracy:.3f}"}
+        click.echo(template.format_map(event | shown))
     if event.get("missing"):
         click.echo(f"  missing: {', '.join(event['missing'])}")
 
