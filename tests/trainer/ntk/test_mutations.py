@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from trainer.ntk import analytic, exact, predict
+from trainer.ntk import analytic, exact, kernels, predict
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
@@ -137,9 +137,14 @@ def survivors(module: ModuleType, claims: Callable[[ModuleType], Iterator[exact.
         sys.modules.pop(name, None)
 
 
+KNOWN: exact.Known = {}
+"""What the predictions' dynamics come to: no mutant changes them."""
+
+
 def test_the_unchanged_source_passes_as_a_mutant_would() -> None:
     nothing = Place(0, "nothing", lambda node: node)
-    assert not seen(mutant(inspect.getsource(predict), nothing, "mutant_of_predict"), exact.prediction_claims)
+    unchanged = mutant(inspect.getsource(predict), nothing, "mutant_of_predict")
+    assert not seen(unchanged, lambda module: exact.prediction_claims(module, KNOWN))
     sys.modules.pop("mutant_of_predict")
 
 
@@ -170,11 +175,19 @@ EQUIVALENT_ANALYTIC = {f"{ANGLE} | 1 -> 2 #1", f"{ANGLE} | 1 -> 2 #2"}
 """The clamp guards against rounding past the ends; no pair of the claims rounds past them."""
 
 
+EQUIVALENT_KERNELS = {
+    "outputs = left[0].shape[1] | 0 -> 1 #1",  # every parameter's Jacobian has L rows a sample
+    "outputs = network(parameters, x[:1]).shape[1] | 1 -> 2 #2",  # one sample or two: L is L
+    "outputs = network(parameters, x1[:1]).shape[1] | 1 -> 2 #2",
+    "return image if form == 'full' else image.gather(1, output.expand(len(x1), 1))[:, 0] | 1 -> 2 #2",
+}
+"""Beside these, how much memory a block may take: it changes no value."""
+
+
 @pytest.mark.slow
 def test_every_change_to_the_predictions_fails_a_claim() -> None:
     torch.set_num_threads(1)
-    known: exact.Known = {}
-    count, alive = survivors(predict, lambda module: exact.prediction_claims(module, known))
+    count, alive = survivors(predict, lambda module: exact.prediction_claims(module, KNOWN))
     assert count > 150
     assert len(alive) == len(set(alive))
     assert set(alive) == EQUIVALENT_PREDICT
@@ -185,3 +198,12 @@ def test_every_change_to_the_infinite_width_kernels_fails_a_claim() -> None:
     count, alive = survivors(analytic, lambda module: exact.analytic_claims(module, known))
     assert count > 30
     assert set(alive) == EQUIVALENT_ANALYTIC
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The use of `x.T`:UserWarning")
+def test_every_change_to_the_empirical_kernels_fails_a_claim() -> None:
+    torch.set_num_threads(1)
+    count, alive = survivors(kernels, lambda module: exact.kernel_claims(module, ("dense",)))
+    assert count > 50
+    assert {text for text in alive if "memory" not in text.lower()} == EQUIVALENT_KERNELS
