@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from trainer.data import load_digits
 from trainer.ntk import experiments
 from trainer.ntk.check import FALL, all_claims
-from trainer.ntk.cli import ntk
+from trainer.ntk.cli import ntk, print_claims
+from trainer.ntk.exact import Claim
 from trainer.ntk.networks import draw_points
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
@@ -95,3 +96,17 @@ def test_check_begins_with_the_exact_claims() -> None:
     first = next(all_claims(load_digits()))
     assert first.passed
     assert first.tolerance == 1e-10
+
+
+def test_failures_are_printed_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    good = Claim(text="holds", measured=1e-12, predicted=0, tolerance=1e-10)
+    bad = Claim(text="formula", measured=0.3, predicted=0, tolerance=1e-10)
+    flat = Claim(text="falls", measured=1.2, predicted=2, tolerance=1.5, at_least=True)
+    assert print_claims([good, bad, flat], every=False) == 2
+    told = capsys.readouterr().out
+    assert "FAIL  formula" in told
+    assert "at least 1.5" in told
+    assert "holds " not in told
+    assert "1 of 3 claims hold" in told
+    assert print_claims([good], every=True) == 0
+    assert "pass  holds" in capsys.readouterr().out
