@@ -66,7 +66,8 @@ FAREWELL_S = 2.0
 BETWEEN_STEPS_S = 0.05
 """How often the link is looked at while training: a look takes 20 us, a step of the smallest program 100 us."""
 IDLE_S = 30.0
-"""How often the keepalive is looked at while nothing happens."""
+"""How often the keepalive is looked at while nothing happens, at the least: a broker waits one and a half keepalives
+(MQTT 5, section 3.1.2.10), so a short one is looked at every quarter of it."""
 MOST_SEATS = 65536
 _TAKEN_OVER = 0x8E  # MQTT 5, section 4.13: Session taken over
 
@@ -168,6 +169,7 @@ class Link:
         self._closing = False
         self._attempt = 0
         self._retry_at_s = 0.0
+        self._idle_s = min(IDLE_S, settings.keepalive_s / 4)
         self._mqtt = self._client(settings)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
@@ -298,7 +300,7 @@ class Link:
     def _exchange(self, connection: Any, timeout_s: float) -> None:
         pending = self._address.tls and connection.pending() > 0
         writing = [connection] if self._mqtt.want_write() else []
-        readable, writable = self._wait([connection], writing, 0.0 if pending else min(timeout_s, IDLE_S))
+        readable, writable = self._wait([connection], writing, 0.0 if pending else min(timeout_s, self._idle_s))
         if pending or connection in readable:
             self._mqtt.loop_read()
         if connection in writable or (self._mqtt.socket() is connection and self._mqtt.want_write()):
