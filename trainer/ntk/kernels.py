@@ -26,8 +26,8 @@ Network: TypeAlias = Callable[[Parameters, Tensor], Tensor]
 """(parameters, x (n, ...)) -> f (n, L). A sample's outputs depend on that sample alone (no batch statistics)."""
 Form: TypeAlias = Literal["full", "trace"]
 
-MEMORY_BYTES = 256 * 2**20
-"""What one call may hold in Jacobians at a time; 512 MB boards are not meant, workstations that do other work are."""
+MEMORY_BYTES = 512 * 2**20
+"""What one call may hold in Jacobians: 52 points at width 4096 take 1.5 s; 2.8 s with half, 1.2 s with twice as much."""
 
 
 def network_of(module: nn.Module) -> tuple[Network, Parameters]:
