@@ -27,7 +27,7 @@ Network: TypeAlias = Callable[[Parameters, Tensor], Tensor]
 Form: TypeAlias = Literal["full", "trace"]
 
 MEMORY_BYTES = 512 * 2**20
-"""What one call may hold in Jacobians: 52 points at width 4096 take 1.5 s; 2.8 s with half, 1.2 s with twice as much."""
+"""What one call may hold in Jacobians: 52 points at width 4096 take 1.5 s; 2.8 s with half, 1.2 s with twice."""
 
 
 def network_of(module: nn.Module) -> tuple[Network, Parameters]:
