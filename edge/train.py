@@ -7,10 +7,8 @@ Letters: B the program's batch, L labels, n training samples, K steps, P paramet
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TypeAlias
 
 import numpy as np
@@ -23,15 +21,10 @@ from edge.shard import Shard
 from edge.wire.manifest import Manifest
 from edge.wire.messages import Done, Method, ParameterUpload, Plan, Upload
 from edge.wire.rows import code_counts, code_rows, read_counts
+from edge.wire.streams import Purpose, stream
 
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int64]
-
-
-class Purpose(IntEnum):
-    """Last word of a random stream's seed, so that no two uses draw the same numbers. Never renumber."""
-
-    BATCHES = 0
 
 
 class DivergedError(RuntimeError):
@@ -43,12 +36,6 @@ class Result:
     upload: Upload | ParameterUpload | Done
     loss: float
     """Mean over the K steps."""
-
-
-def stream(seed: int, device: str, round_: int, purpose: Purpose) -> np.random.Generator:
-    """PCG64 from SeedSequence([seed, crc32(device), round, purpose]): the same wherever this round is computed."""
-    words = [seed, zlib.crc32(device.encode()), round_, purpose]
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 
 def batches(rng: np.random.Generator, n: int, size: int, steps: int) -> Iterator[IntArray]:

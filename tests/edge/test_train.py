@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from edge.runtime.numpy_ import NumpyRuntime
 from edge.runtime.program import Program
 from edge.shard import Shard, load_shard
-from edge.train import DivergedError, Purpose, accuracy, batches, stream, train
+from edge.train import DivergedError, accuracy, batches, train
 from edge.wire.messages import Done, Method, ParameterUpload, Plan, Upload
 from edge.wire.rows import code_counts, read_counts
+from edge.wire.streams import Purpose, stream
 
 L = 10
 
@@ -80,24 +81,6 @@ def test_every_epoch_draws_every_sample_once(n: int, size: int, steps: int) -> N
     flat = np.concatenate(drawn)
     for start in range(0, len(flat) - n + 1, n):
         assert sorted(flat[start : start + n].tolist()) == list(range(n))
-
-
-def test_streams_differ_by_seed_device_and_round_and_by_nothing_else() -> None:
-    first = stream(1, "d0", 0, Purpose.BATCHES).integers(0, 2**60, 4).tolist()
-    assert first == stream(1, "d0", 0, Purpose.BATCHES).integers(0, 2**60, 4).tolist()
-    others = [
-        stream(2, "d0", 0, Purpose.BATCHES),
-        stream(1, "d1", 0, Purpose.BATCHES),
-        stream(1, "d0", 1, Purpose.BATCHES),
-    ]
-    drawn = [first, *(rng.integers(0, 2**60, 4).tolist() for rng in others)]
-    assert len({tuple(numbers) for numbers in drawn}) == 4
-
-
-def test_the_stream_is_pcg64_over_seed_crc32_round_and_purpose() -> None:
-    crc32_of_d07 = 3613665554
-    expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence([5, crc32_of_d07, 2, 0])))
-    assert stream(5, "d07", 2, Purpose.BATCHES).random() == expected.random()
 
 
 # ---------------------------------------------------------------- what is uploaded
