@@ -132,6 +132,7 @@ from pathlib import Path
 from edge.cli import prepare_environment
 prepare_environment()
 import edge.client
+from edge.memory import release_code
 from edge.runtime.choose import load_runtime
 from edge.runtime.program import load_program
 import numpy as np
@@ -139,7 +140,9 @@ import numpy as np
 def pss():
     return int(re.search(r"^Pss:\\s+(\\d+)", Path("/proc/self/smaps_rollup").read_text(), re.M)[1]) / 1024
 
+release_code()
 runtime = load_runtime(load_program(Path(sys.argv[1])), "tflite")
+release_code()  # before and after the runtime is loaded, as the client does
 random = np.random.default_rng(0)
 pixels = random.integers(0, 256, (500, 784)).astype(np.uint8)
 peak = 0.0
