@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from firmware_profiles.facts import Fact
 from firmware_profiles.load import (
     SOURCES_FILE,
     Finding,
@@ -19,7 +20,7 @@ from firmware_profiles.load import (
     read_profile,
     read_sources,
 )
-from firmware_profiles.schema import Fact, Profile
+from firmware_profiles.schema import Profile
 
 WIDTH = 120
 

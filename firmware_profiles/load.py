@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from firmware_profiles.schema import Problem, Profile, Source, parse_profile, parse_sources
+from firmware_profiles.facts import Problem, Source, parse_sources
+from firmware_profiles.schema import Profile, parse_profile
 
 _FOLDER = Path(__file__).parent / "devices"
 SOURCES_FILE = Path(__file__).with_name("sources.toml")

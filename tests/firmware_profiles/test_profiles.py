@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from firmware_profiles.cli import profiles
+from firmware_profiles.facts import NOTE_NEEDED, Quality
 from firmware_profiles.load import (
     SOURCES_FILE,
     ProfileError,
@@ -22,7 +23,7 @@ from firmware_profiles.load import (
     read_profile,
     read_sources,
 )
-from firmware_profiles.schema import NOTE_NEEDED, Hardware, Profile, Quality
+from firmware_profiles.schema import Hardware, Profile
 
 ROOT = Path(__file__).resolve().parents[2]
 BOARD = profile_file("pi-4b").read_text()
