@@ -1,0 +1,143 @@
+"""FLEET.toml is read whole, and refused with everything that is wrong with it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.emulate.fleet import Fleet, FleetError, Link, Shape, Trigger, named_links, parse_fleet, read_fleet
+
+WHOLE = """
+[fleet]
+methods = ["alone", "fd"]
+rounds = 8
+
+[[group]]
+profile = "pi-zero-2-w"
+count = 3
+link = "wifi-2.4-fair"
+backend = "netns"
+
+[[group]]
+name = "hub"
+profile = "pi-4b"
+link = "mine"
+battery_j = 500
+
+[link.mine]
+up = { rate_kbit_per_s = 100, delay_ms = 5 }
+
+[[event]]
+kind = "drop"
+devices = ["d1"]
+at_round = 3
+until_round = 6
+
+[[event]]
+kind = "fade"
+group = "pi-zero-2-w"
+at_s = 20
+up = { loss = 0.5 }
+
+[[event]]
+kind = "broker-restart"
+at_round = 2
+"""
+
+
+def fleet(text: str) -> Fleet:
+    return parse_fleet(tomllib.loads(text), name="test")
+
+
+def changed(old: str, new: str) -> str:
+    assert old in WHOLE
+    return WHOLE.replace(old, new, 1)
+
+
+def test_devices_are_numbered_through_the_groups() -> None:
+    found = fleet(WHOLE)
+    assert [(member.name, member.profile.name) for member in found.members] == [
+        ("d0", "pi-zero-2-w"),
+        ("d1", "pi-zero-2-w"),
+        ("d2", "pi-zero-2-w"),
+        ("d3", "pi-4b"),
+    ]
+    assert found.backends == ("process", "netns")
+    assert found.member("d3").link == Link(name="mine", up=Shape(rate_kbit_per_s=100, delay_ms=5))
+
+
+def test_events_name_devices_or_a_group() -> None:
+    drop, fade, restart = fleet(WHOLE).happenings
+    assert (drop.devices, drop.at, drop.until) == (("d1",), Trigger(round=3), Trigger(round=6))
+    assert fade.devices == ("d0", "d1", "d2")
+    assert fade.link is not None
+    assert (fade.link.up, fade.link.down, fade.at) == (Shape(loss=0.5), Shape(), Trigger(seconds=20))
+    assert (restart.devices, restart.until) == ((), None)
+
+
+def test_the_quorum_leaves_out_who_may_go() -> None:
+    assert fleet(WHOLE).quorum == 2, "d1 drops out, d3 has a battery"
+    assert fleet(changed("rounds = 8", "quorum = 4")).quorum == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("rounds = 8", "round = 8", "unknown key 'round': did you mean rounds?"),
+        ("rounds = 8", 'rounds = "8"', "'8' is not a whole number"),
+        ("rounds = 8", "rounds = 0", "rounds = 0: more than 0"),
+        ("rounds = 8", "quorum = 5", "quorum = 5, but there are 4 devices"),
+        ("rounds = 8", "target = 90.0", "an accuracy, 0 to 1"),
+        ("rounds = 8", 'broker = "mqtt://10.0.0.1"', "cannot be reached from netns devices"),
+        ('"alone", "fd"', '"alone", "fedavg"', "unknown method 'fedavg': one of alone"),
+        ('"alone", "fd"', '"fd", "fd"', "a method is named twice"),
+        ('"pi-4b"', '"pi-9"', "no profile 'pi-9': one of pi-3b-plus"),
+        ('link = "mine"', 'link = "yours"', "unknown link 'yours': one of none"),
+        ('backend = "netns"', 'backend = "vm"', "unknown backend 'vm': one of process"),
+        ('backend = "netns"', 'arch = "arm64"', "needs backend = 'container'"),
+        ("count = 3", "count = 0", "at least 1"),
+        ("count = 3", "count = 2000", "2 to 1000"),
+        ("battery_j = 500", "battery_j = true", "True is not a number"),
+        ("delay_ms = 5", "delay_ms = 5, jitter_ms = 6", "jitter_ms = 6 is more than delay_ms = 5"),
+        ("delay_ms = 5", "loss = 5", "loss = 5.0: 0 to 1"),
+        ("delay_ms = 5", "delay = 5", "unknown key 'delay': did you mean delay_ms?"),
+        ('devices = ["d1"]', 'devices = ["d4"]', "no device 'd4'"),
+        ('devices = ["d1"]', "", "needs devices = [...] or group = ..."),
+        ('"d1"]\nat_round = 3', '"d1"]', "needs at_round or at_s"),
+        ("until_round = 6", "until_round = 6\nuntil_s = 3", "until_round or until_s, not both"),
+        ('"drop"', '"drip"', "kind = 'drip': one of drop"),
+        ('"broker-restart"', '"broker-restart"\ndevices = ["d1"]', "unknown key 'devices'"),
+        ("up = { loss = 0.5 }", "", "a fade needs link = ..., or up and down"),
+        ('group = "pi-zero-2-w"', 'group = "hub"', "d3 is a process, its link is not shaped"),
+        ('name = "hub"', 'name = "pi-zero-2-w"', "two groups are named 'pi-zero-2-w'"),
+    ],
+)
+def test_what_is_wrong_is_said(old: str, new: str, message: str) -> None:
+    with pytest.raises(FleetError) as caught:
+        fleet(changed(old, new))
+    assert message in str(caught.value)
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    raw: dict[str, Any] = {"fleet": {"sed": 1}, "group": [{"count": True}, {"profile": "pi-9"}]}
+    with pytest.raises(FleetError) as caught:
+        parse_fleet(raw, name="test")
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_a_file_that_is_not_there_or_no_toml(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match="cannot be read"):
+        read_fleet(tmp_path / "absent.toml")
+    (tmp_path / "bad.toml").write_text("[fleet\n")
+    with pytest.raises(FleetError, match="is not TOML"):
+        read_fleet(tmp_path / "bad.toml")
+
+
+def test_every_named_link_says_where_it_comes_from() -> None:
+    assert len(named_links()) > 5
+    for name, link in named_links().items():
+        assert link.note, name
+        assert link.shaped == (name != "none")

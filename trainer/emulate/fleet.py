@@ -1,0 +1,516 @@
+"""FLEET.toml: what is emulated. Its text in, frozen values out, or everything that is wrong with it.
+
+    [fleet]
+    data = "digits"
+    methods = ["fl", "fd"]
+
+    [[group]]
+    profile = "pi-zero-2-w"
+    count = 8
+    link = "wifi-2.4-fair"
+
+    [[event]]
+    kind = "drop"
+    devices = ["d0"]
+    at_round = 3
+    until_round = 6
+
+Every key is in docs/emulate.md.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from edge.wire.messages import Method
+from firmware_profiles.load import ProfileError, load_profile
+from firmware_profiles.schema import Profile
+from trainer.shards import device_names
+
+LINKS_FILE = Path(__file__).with_name("links.toml")
+BACKENDS = ("process", "netns", "container", "machine")
+"""What can emulate a device: docs/emulate.md says what each enforces."""
+ARCHES = ("native", "arm64")
+MAX_DEVICES = 1000
+"""As many seats as a /22 of link addresses; memory ends earlier (some 50 MB a device)."""
+
+T = TypeVar("T")
+
+
+class FleetError(ValueError):
+    """A fleet that cannot be emulated as written; the message lists everything and says what to change."""
+
+
+# ---------------------------------------------------------------- links
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What one direction of a link does to IP packets."""
+
+    rate_kbit_per_s: float = 0.0
+    """Of IP bytes; 0: as fast as the host."""
+    delay_ms: float = 0.0
+    """One way, without the time that the rate takes."""
+    jitter_ms: float = 0.0
+    """Uniform, plus and minus; packets keep their order, as the radio's own repeats keep it."""
+    loss: float = 0.0
+    """Probability that a packet is lost, each for itself."""
+    queue_bytes: int = 65536
+    """Waiting for the rate; what comes on top is dropped."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("rate_kbit_per_s", 0, 1e7),
+            ("delay_ms", 0, 60_000),
+            ("jitter_ms", 0, 60_000),
+            ("loss", 0, 1),
+            ("queue_bytes", 1500, 1e9),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} = {value}: {low:g} to {high:g}")
+        if self.jitter_ms > self.delay_ms:
+            raise ValueError(f"jitter_ms = {self.jitter_ms:g} is more than delay_ms = {self.delay_ms:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    name: str
+    up: Shape = Shape()
+    """From the device."""
+    down: Shape = Shape()
+    radio: str | None = None
+    """What carries it, for frames and joules."""
+    note: str = ""
+    """Where its figures come from."""
+
+    @property
+    def shaped(self) -> bool:
+        return self.up != Shape() or self.down != Shape()
+
+
+# ---------------------------------------------------------------- the fleet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """The [fleet] table; None: as the demo chooses for the program."""
+
+    data: str = "digits"
+    split: str = "fd"
+    methods: tuple[str, ...] = ("fl", "fd")
+    rounds: int | None = None
+    steps: int | None = None
+    samples: int | None = None
+    own_test: bool | None = None
+    lr: float | None = None
+    gamma: float | None = None
+    normalise: bool | None = None
+    bits: int = 4
+    seed: int = 0
+    program: str | None = None
+    """A folder, relative to the fleet's file."""
+    broker: str = "embedded"
+    """embedded, mosquitto, or the URL of one that runs (process groups only)."""
+    quorum: int | None = None
+    """None: all devices but those that an event or a battery may take away."""
+    deadline_s: float = 120.0
+    extensions: int = 3
+    start_deadline_s: float = 300.0
+    target: float | None = None
+    """Accuracy that bytes and joules are counted to. None: the best that every method reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    profile: str
+    count: int = 1
+    name: str = ""
+    """What events call it; the profile's where not given. Its devices are numbered through the fleet: d0, d1, ..."""
+    link: str = "none"
+    backend: str = "process"
+    runtime: str | None = None
+    arch: str = "native"
+    """arm64: real ARM code under qemu-user (container) or in a whole machine."""
+    memory_mib: int | None = None
+    """None: the profile's usable memory (of the smallest size sold)."""
+    cpus: float | None = None
+    """Share of one of this host's processors; None: docs/emulate.md says how it is estimated from the profile."""
+    battery_j: float | None = None
+    """The device is stopped when its modelled joules have crossed this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """When: after `round` rounds have closed, or `seconds` after the first plan; neither: before the run."""
+
+    round: int | None = None
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        if self.round is not None:
+            return f"round {self.round}"
+        return "the start" if self.seconds is None else f"{self.seconds:g} s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """One [[event]] of the scenario, the same in every method's run."""
+
+    kind: str
+    """drop, fade, broker-restart or clock."""
+    devices: tuple[str, ...] = ()
+    at: Trigger = Trigger()
+    until: Trigger | None = None
+    """drop: it returns; fade: the link is as before. None: never."""
+    link: Link | None = None
+    """fade: what the link becomes."""
+    offset_s: float = 0.0
+    """clock: added to the device's wall clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One device of the fleet."""
+
+    name: str
+    number: int
+    """0-based, through all groups."""
+    group: Group
+    profile: Profile
+    link: Link
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    name: str
+    training: Training
+    members: tuple[Member, ...]
+    happenings: tuple[Happening, ...] = ()
+
+    def member(self, name: str) -> Member:
+        return next(member for member in self.members if member.name == name)
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """Those in use, in the order of `BACKENDS`."""
+        return tuple(name for name in BACKENDS if any(member.group.backend == name for member in self.members))
+
+    @property
+    def quorum(self) -> int:
+        if self.training.quorum is not None:
+            return self.training.quorum
+        leaving = {name for happening in self.happenings if happening.kind == "drop" for name in happening.devices}
+        leaving |= {member.name for member in self.members if member.group.battery_j is not None}
+        return max(1, len(self.members) - len(leaving))
+
+
+EVENT_KEYS = {
+    "drop": ("devices", "group", "at_round", "at_s", "until_round", "until_s"),
+    "fade": ("devices", "group", "at_round", "at_s", "until_round", "until_s", "link", "up", "down"),
+    "broker-restart": ("at_round", "at_s"),
+    "clock": ("devices", "group", "offset_s"),
+}
+
+
+def read_fleet(file: Path) -> Fleet:
+    """Raises FleetError."""
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as problem:
+        raise FleetError(f"{file} cannot be read: {problem}") from problem
+    except tomllib.TOMLDecodeError as problem:
+        raise FleetError(f"{file} is not TOML: {problem}") from problem
+    return parse_fleet(raw, name=file.stem, source=str(file))
+
+
+def parse_fleet(raw: Mapping[str, Any], *, name: str, source: str = "the fleet") -> Fleet:
+    """Parsed TOML -> the fleet. Raises FleetError that lists everything."""
+    reader = _Reader()
+    fleet = reader.fleet(raw, name)
+    if reader.problems:
+        raise FleetError("\n".join(f"{source}: {problem}" for problem in reader.problems))
+    assert fleet is not None, "no problems, so a fleet"
+    return fleet
+
+
+@cache
+def named_links() -> Mapping[str, Link]:
+    """The links that ship with the package."""
+    reader = _Reader()
+    found = reader.links(tomllib.loads(LINKS_FILE.read_text(encoding="utf-8")))
+    if reader.problems:
+        raise FleetError("\n".join(f"{LINKS_FILE.name}: {problem}" for problem in reader.problems))
+    return found
+
+
+class _Reader:
+    """Collects problems instead of stopping at the first."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def wrong(self, where: str, message: str) -> None:
+        problem = f"{where}: {message}"
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    # ------------------------------------------------------------ tables
+
+    def keys(self, where: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+        for key in table:
+            if key not in known:
+                near = get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
+                self.wrong(where, f"unknown key {key!r}: {hint}")
+
+    def table(self, where: str, value: object) -> Mapping[str, Any]:
+        if isinstance(value, dict):
+            return value
+        self.wrong(where, "is a table")
+        return {}
+
+    def tables(self, where: str, value: object) -> list[Mapping[str, Any]]:
+        if isinstance(value, list):
+            return [self.table(f"{where} {number}", entry) for number, entry in enumerate(value, 1)]
+        self.wrong(where, f"is written as [[{where}]]")
+        return []
+
+    def build(self, where: str, kind: type[T], table: Mapping[str, Any], **given: Any) -> T | None:
+        """A dataclass from a table of its fields; None when something is wrong."""
+        before = len(self.problems)
+        hints = get_type_hints(kind)
+        known = [entry for entry in fields(kind) if entry.name not in given]  # type: ignore[arg-type]
+        self.keys(where, table, [entry.name for entry in known])
+        values = {
+            entry.name: self.value(f"{where}, {entry.name}", table[entry.name], hints[entry.name])
+            for entry in known
+            if entry.name in table
+        }
+        for entry in known:
+            if entry.default is MISSING and entry.default_factory is MISSING and entry.name not in table:
+                self.wrong(where, f"{entry.name} is missing")
+        if len(self.problems) > before:
+            return None
+        try:
+            return kind(**values, **given)
+        except ValueError as problem:
+            self.wrong(where, str(problem))
+            return None
+
+    def value(self, where: str, value: object, hint: Any) -> object:
+        """Of the field's type; whole numbers are numbers, true is no number."""
+        text = str(hint)
+        if "tuple" in text:
+            if isinstance(value, list) and value and all(isinstance(entry, str) for entry in value):
+                return tuple(value)
+            self.wrong(where, f"{value!r} is no list of names")
+        elif "bool" in text:
+            if not isinstance(value, bool):
+                self.wrong(where, f"{value!r} is not true or false")
+        elif "float" in text:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                return float(value)
+            self.wrong(where, f"{value!r} is not a number")
+        elif "int" in text:
+            if not isinstance(value, int) or isinstance(value, bool):
+                self.wrong(where, f"{value!r} is not a whole number")
+        elif not isinstance(value, str):
+            self.wrong(where, f"{value!r} is not a text")
+        return value
+
+    # ------------------------------------------------------------ parts
+
+    def links(self, raw: Mapping[str, Any]) -> dict[str, Link]:
+        found = {}
+        for name, value in raw.items():
+            link = self.link(f"link {name}", name, self.table(f"link {name}", value))
+            if link is not None:
+                found[name] = link
+        return found
+
+    def link(self, where: str, name: str, table: Mapping[str, Any]) -> Link | None:
+        shapes = {
+            way: self.build(f"{where}, {way}", Shape, self.table(f"{where}, {way}", table.get(way, {})))
+            for way in ("up", "down")
+        }
+        rest = {key: value for key, value in table.items() if key not in shapes}
+        if None in shapes.values():
+            return None
+        return self.build(where, Link, rest, name=name, **shapes)
+
+    def fleet(self, raw: Mapping[str, Any], name: str) -> Fleet | None:
+        self.keys("the file", raw, ["fleet", "group", "event", "link"])
+        training = self.training(self.table("[fleet]", raw.get("fleet", {})))
+        links = {**named_links(), **self.links(self.table("[link]", raw.get("link", {})))}
+        groups = [
+            self.group(f"[[group]] {number}", table)
+            for number, table in enumerate(self.tables("group", raw.get("group", [])), 1)
+        ]
+        members = self.members([group for group in groups if group is not None], links)
+        if not 2 <= len(members) <= MAX_DEVICES and not self.problems:
+            self.wrong("[[group]]", f"{len(members)} devices in all: 2 to {MAX_DEVICES}; raise or lower a count")
+        if self.problems or training is None:
+            return None
+        happenings = [
+            self.happening(f"[[event]] {number}", table, members, links)
+            for number, table in enumerate(self.tables("event", raw.get("event", [])), 1)
+        ]
+        fleet = Fleet(
+            name=name,
+            training=training,
+            members=tuple(members),
+            happenings=tuple(happening for happening in happenings if happening is not None),
+        )
+        self.whole(fleet)
+        return fleet
+
+    def training(self, table: Mapping[str, Any]) -> Training | None:
+        where = "[fleet]"
+        training = self.build(where, Training, table)
+        if training is None:
+            return None
+        known = [method.name.lower() for method in Method]
+        for method in training.methods:
+            if method not in known:
+                self.wrong(where, f"unknown method {method!r}: one of {', '.join(known)}")
+        if len(set(training.methods)) != len(training.methods):
+            self.wrong(where, "a method is named twice")
+        if training.broker not in {"embedded", "mosquitto"} and "://" not in training.broker:
+            self.wrong(where, f"broker = {training.broker!r}: embedded, mosquitto or mqtt://HOST:PORT")
+        for key in ("rounds", "steps", "samples", "quorum", "deadline_s", "start_deadline_s"):
+            value = getattr(training, key)
+            if value is not None and value <= 0:
+                self.wrong(where, f"{key} = {value:g}: more than 0")
+        if training.target is not None and not 0 < training.target <= 1:
+            self.wrong(where, f"target = {training.target:g}: an accuracy, 0 to 1")
+        return training
+
+    def group(self, where: str, table: Mapping[str, Any]) -> Group | None:
+        group = self.build(where, Group, table)
+        if group is None:
+            return None
+        if group.backend not in BACKENDS:
+            self.wrong(where, f"unknown backend {group.backend!r}: one of {', '.join(BACKENDS)}")
+        if group.arch not in ARCHES:
+            self.wrong(where, f"unknown arch {group.arch!r}: one of {', '.join(ARCHES)}")
+        if group.arch != "native" and group.backend not in {"container", "machine"}:
+            self.wrong(where, f"arch = {group.arch!r} needs backend = 'container' or 'machine'")
+        if group.count < 1:
+            self.wrong(where, f"count = {group.count}: at least 1")
+        for key in ("memory_mib", "cpus", "battery_j"):
+            value = getattr(group, key)
+            if value is not None and value <= 0:
+                self.wrong(where, f"{key} = {value:g}: more than 0")
+        return replace(group, name=group.name or group.profile)
+
+    def members(self, groups: Sequence[Group], links: Mapping[str, Link]) -> list[Member]:
+        members: list[Member] = []
+        for name in {group.name for group in groups}:
+            if sum(group.name == name for group in groups) > 1:
+                self.wrong("[[group]]", f"two groups are named {name!r}: give one of them another `name`")
+        each = [group for group in groups for _ in range(min(group.count, MAX_DEVICES))]
+        for number, (name, group) in enumerate(zip(device_names(len(each)), each, strict=True)):
+            profile = self.profile(group)
+            if group.link not in links:
+                self.wrong(f"group {group.name}", f"unknown link {group.link!r}: one of {', '.join(links)}")
+            elif profile is not None:
+                members.append(Member(name=name, number=number, group=group, profile=profile, link=links[group.link]))
+        return members
+
+    def profile(self, group: Group) -> Profile | None:
+        try:
+            return load_profile(group.profile)
+        except ProfileError as problem:
+            self.wrong(f"group {group.name}", str(problem))
+            return None
+
+    def happening(
+        self, where: str, table: Mapping[str, Any], members: Sequence[Member], links: Mapping[str, Link]
+    ) -> Happening | None:
+        kind = table.get("kind")
+        if kind not in EVENT_KEYS:
+            self.wrong(where, f"kind = {kind!r}: one of {', '.join(EVENT_KEYS)}")
+            return None
+        before = len(self.problems)
+        self.keys(f"{where} ({kind})", table, ["kind", *EVENT_KEYS[kind]])
+        devices = self.devices(where, table, members) if "devices" in EVENT_KEYS[kind] else ()
+        offset = self.value(f"{where}, offset_s", table.get("offset_s", 0), float)
+        if kind == "clock" and not offset:
+            self.wrong(where, "a wrong clock needs offset_s, seconds that it is ahead (or, negative, behind)")
+        at, until = self.trigger(where, table, "at"), self.trigger(where, table, "until")
+        if kind != "clock" and at is None:
+            self.wrong(where, "needs at_round or at_s")
+        link = self.faded(where, table, links) if kind == "fade" else None
+        if len(self.problems) > before:
+            return None
+        return Happening(
+            kind=kind, devices=devices, at=at or Trigger(), until=until, link=link, offset_s=float(str(offset))
+        )
+
+    def devices(self, where: str, table: Mapping[str, Any], members: Sequence[Member]) -> tuple[str, ...]:
+        known = [member.name for member in members]
+        if "group" in table:
+            found = tuple(member.name for member in members if member.group.name == table["group"])
+            if not found or "devices" in table:
+                self.wrong(where, f"names devices, or a group that is there; not {table['group']!r}")
+            return found
+        devices = table.get("devices", [])
+        if not isinstance(devices, list) or not devices:
+            self.wrong(where, "needs devices = [...] or group = ...")
+            return ()
+        for device in devices:
+            if device not in known:
+                near = get_close_matches(str(device), known, n=1)
+                self.wrong(where, f"no device {device!r}" + (f": did you mean {near[0]}?" if near else ""))
+        return tuple(map(str, devices))
+
+    def trigger(self, where: str, table: Mapping[str, Any], edge: str) -> Trigger | None:
+        round_, seconds = table.get(f"{edge}_round"), table.get(f"{edge}_s")
+        if round_ is None and seconds is None:
+            return None
+        if round_ is not None and seconds is not None:
+            self.wrong(where, f"{edge}_round or {edge}_s, not both")
+        if round_ is not None:
+            self.value(f"{where}, {edge}_round", round_, int)
+        if seconds is not None:
+            self.value(f"{where}, {edge}_s", seconds, float)
+        return Trigger(round=round_, seconds=seconds)
+
+    def faded(self, where: str, table: Mapping[str, Any], links: Mapping[str, Link]) -> Link | None:
+        if "link" in table:
+            if table["link"] not in links or "up" in table or "down" in table:
+                self.wrong(where, f"link = {table['link']!r}: one of {', '.join(links)}; or give up and down instead")
+            return links.get(table["link"])
+        if "up" not in table and "down" not in table:
+            self.wrong(where, "a fade needs link = ..., or up and down")
+        return self.link(where, "faded", {way: table[way] for way in ("up", "down") if way in table})
+
+    # ------------------------------------------------------------ the whole
+
+    def whole(self, fleet: Fleet) -> None:
+        """What can only be seen with all of it read."""
+        training = fleet.training
+        if fleet.quorum > len(fleet.members):
+            self.wrong("[fleet]", f"quorum = {fleet.quorum}, but there are {len(fleet.members)} devices")
+        own = "://" not in training.broker
+        others = [name for name in fleet.backends if name != "process"]
+        if not own and others:
+            self.wrong(
+                "[fleet]",
+                f"broker = {training.broker!r} cannot be reached from {', '.join(others)} devices, which are on a "
+                "network of their own: use embedded or mosquitto",
+            )
+        for happening in fleet.happenings:
+            if happening.kind == "broker-restart" and not own:
+                self.wrong("[[event]]", "broker-restart: this command restarts only a broker that it started")
+            for name in happening.devices:
+                if happening.kind == "fade" and fleet.member(name).group.backend == "process":
+                    self.wrong("[[event]]", f"fade: {name} is a process, its link is not shaped: use backend = 'netns'")
