@@ -42,11 +42,18 @@ def _mosquitto() -> str | None:
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 
 
+def _missing_tools(item: pytest.Item) -> str | None:
+    """Why a test marked tools("podman", ...) cannot run here, or None."""
+    marks = item.iter_markers("tools")
+    missing = [name for mark in marks for name in mark.args if shutil.which(name) is None]
+    return f"no {', '.join(missing)} on this machine (docs/emulate-arm.md has the Debian packages)" if missing else None
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for mark in ("shared", "mosquitto", "root"):
+    for mark in ("shared", "mosquitto", "root", "tools"):
         if item.get_closest_marker(mark) is None:
             continue
-        reason = _missing(mark)
+        reason = _missing_tools(item) if mark == "tools" else _missing(mark)
         if reason is None:
             continue
         if os.environ.get("CI"):
