@@ -12,7 +12,7 @@ _GROUPS = {
     "broker": ("broker.cli", "broker", "The broker side: serve, run rounds, read the ledger."),
     "trainer": ("trainer.cli", "trainer", "The workstation: compile programs, split data."),
     "ntk": ("trainer.ntk.cli", "ntk", "The kernel checks: distillation against neural tangent kernel theory."),
-    "profiles": ("firmware_profiles.cli", "profiles", "Device classes: what is known about each board, with sources."),
+    "profiles": ("firmware_profiles.cli", "profiles", "Device classes and radios: what is known, with sources."),
 }
 
 

@@ -14,10 +14,13 @@ from firmware_profiles.load import (
     Finding,
     ProfileError,
     list_profiles,
+    list_radios,
     load_profile,
+    load_radio,
     load_sources,
     profile_file,
-    read_profile,
+    radio_file,
+    read_either,
     read_sources,
 )
 from firmware_profiles.schema import Profile
@@ -27,12 +30,12 @@ WIDTH = 120
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def profiles() -> None:
-    """Device classes: what is known about each board, with a source for every number."""
+    """Device classes and radios: what is known about each, with a source for every number."""
 
 
 @profiles.command("list")
 def list_() -> None:
-    """One line a device class.
+    """One line a device class, then one line a radio.
 
     \b
     Example:
@@ -41,19 +44,22 @@ def list_() -> None:
     rows = [_summary(load_profile(name)) for name in list_profiles()]
     for line in _aligned([("NAME", "BOARD", "ISA", "RAM MiB", "IDLE W", "ALL CORES W", "RUNTIMES"), *rows]):
         click.echo(line)
+    click.echo("")
+    for line in _aligned([("RADIO", "WHAT IT IS", "UP", "DOWN", "DELAY", "LOSS"), *map(_radio_summary, list_radios())]):
+        click.echo(line)
 
 
 @profiles.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Everything that is known about one device class, and by whom.
+    """Everything that is known about one device class or radio, and by whom.
 
     \b
     Example:
       potstill profiles show pi-zero-2-w
     """  # noqa: D301
     try:
-        profile = load_profile(name)
+        profile = load_radio(name) if name in list_radios() else load_profile(name)
     except ProfileError as problem:
         raise click.ClickException(str(problem)) from problem
     click.echo(f"{profile.title} ({profile.name})\n")
@@ -81,7 +87,8 @@ def check(files: tuple[Path, ...]) -> None:
     Example:
       potstill profiles check my-board.toml
     """  # noqa: D301
-    findings = _check(files or (SOURCES_FILE, *map(profile_file, list_profiles())))
+    shipped = (SOURCES_FILE, *map(profile_file, list_profiles()), *map(radio_file, list_radios()))
+    findings = _check(files or shipped)
     for finding in findings:
         click.echo(str(finding), err=True)
     if findings:
@@ -92,9 +99,22 @@ def check(files: tuple[Path, ...]) -> None:
 def _check(files: Sequence[Path]) -> list[Finding]:
     found: list[Finding] = []
     for file in files:
-        read = read_sources(file) if file.name == SOURCES_FILE.name else read_profile(file)
+        read = read_sources(file) if file.name == SOURCES_FILE.name else read_either(file)
         found += read if isinstance(read, list) else []
     return found
+
+
+def _radio_summary(name: str) -> tuple[str, ...]:
+    radio = load_radio(name)
+    up, down = radio.up, radio.down
+    delays = {f"{each.delay_ms.value:g} ms" for each in (up, down)}
+    losses = {f"{100 * each.loss_fraction.value:g} %" for each in (up, down)}
+    rates = (_rate(each.rate_kbit_per_s.value) for each in (up, down))
+    return (name, radio.title, *rates, " / ".join(delays), " / ".join(losses))
+
+
+def _rate(kbit_per_s: float) -> str:
+    return f"{kbit_per_s / 1000:g} Mbit/s" if kbit_per_s >= 1000 else f"{kbit_per_s:g} kbit/s"
 
 
 def _summary(profile: Profile) -> tuple[str, ...]:

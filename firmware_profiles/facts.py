@@ -120,6 +120,14 @@ class Reader:
         self.wrong(path, "is a table")
         return None
 
+    def heading(self, raw: Mapping[str, Any], name: str) -> None:
+        """`name` is the file's, `title` says something."""
+        for key in ("name", "title"):
+            if key in raw:
+                self.text((key,), raw[key])
+        if "name" in raw and raw["name"] != name:
+            self.wrong(("name",), f"{raw['name']!r} is not the file's name, {name!r}")
+
     def section(self, name: str, kind: type[S], raw: object) -> S | None:
         """A table of facts -> a dataclass of them, or None when anything so far is wrong."""
         table = self.table((name,), raw)

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from firmware_profiles.facts import Problem, Source, parse_sources
+from firmware_profiles.link import Link
+from firmware_profiles.radio_schema import Radio, parse_radio
 from firmware_profiles.schema import Profile, parse_profile
 
 _FOLDER = Path(__file__).parent / "devices"
+_RADIOS = Path(__file__).parent / "radios"
 SOURCES_FILE = Path(__file__).with_name("sources.toml")
 
 
@@ -56,6 +59,32 @@ def load_profile(name: str) -> Profile:
     raise ProfileError("\n".join(map(str, read)))
 
 
+def list_radios() -> tuple[str, ...]:
+    """Names of the radios that ship with the package, in alphabetical order."""
+    return tuple(sorted(path.stem for path in _RADIOS.glob("*.toml")))
+
+
+def radio_file(name: str) -> Path:
+    """Where a shipped radio lies. Raises `ProfileError` on a name that is none."""
+    if name not in list_radios():
+        raise ProfileError(f"no radio {name!r}: one of {', '.join(list_radios())}")
+    return _RADIOS / f"{name}.toml"
+
+
+@cache
+def load_radio(name: str) -> Radio:
+    """A radio that ships with the package, by its name. Raises `ProfileError`."""
+    read = read_radio(radio_file(name))
+    if isinstance(read, Radio):
+        return read
+    raise ProfileError("\n".join(map(str, read)))
+
+
+def load_link(name: str) -> Link:
+    """How an emulator shapes the link of a radio that ships with the package. Raises `ProfileError`."""
+    return load_radio(name).link()
+
+
 @cache
 def load_sources() -> Mapping[str, Source]:
     """Every source by its key. Raises `ProfileError`."""
@@ -72,6 +101,21 @@ def read_profile(file: Path) -> Profile | list[Finding]:
         return [raw]
     parsed = parse_profile(raw, file.stem, load_sources())
     return parsed if isinstance(parsed, Profile) else _located(file, text, parsed)
+
+
+def read_radio(file: Path) -> Radio | list[Finding]:
+    """Any radio file -> the radio, or everything that is wrong with it. Its sources are the package's."""
+    text, raw = _read(file)
+    if isinstance(raw, Finding):
+        return [raw]
+    parsed = parse_radio(raw, file.stem, load_sources())
+    return parsed if isinstance(parsed, Radio) else _located(file, text, parsed)
+
+
+def read_either(file: Path) -> Profile | Radio | list[Finding]:
+    """A device class or a radio: a file with `up` and `down` is a radio's."""
+    _, raw = _read(file)
+    return read_radio(file) if isinstance(raw, dict) and {"up", "down"} & raw.keys() else read_profile(file)
 
 
 def read_sources(file: Path) -> dict[str, Source] | list[Finding]:

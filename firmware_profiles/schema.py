@@ -122,11 +122,7 @@ def parse_profile(raw: Mapping[str, Any], name: str, sources: Mapping[str, Sourc
     reader = Reader(sources)
     known = ["name", "title", *_SECTIONS]
     reader.keys((), raw, known, known)
-    for key in ("name", "title"):
-        if key in raw:
-            reader.text((key,), raw[key])
-    if "name" in raw and raw["name"] != name:
-        reader.wrong(("name",), f"{raw['name']!r} is not the file's name, {name!r}")
+    reader.heading(raw, name)
     sections: dict[str, Any] = {
         section: reader.section(section, kind, raw[section]) for section, kind in _SECTIONS.items() if section in raw
     }

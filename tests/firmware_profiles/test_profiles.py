@@ -17,7 +17,9 @@ from firmware_profiles.load import (
     ProfileError,
     find_line,
     list_profiles,
+    list_radios,
     load_profile,
+    load_radio,
     load_sources,
     profile_file,
     read_profile,
@@ -79,7 +81,8 @@ def test_numbers_are_those_of_their_sources(name: str, key: str, value: float) -
 
 
 def test_every_source_is_used_and_every_file_it_names_exists() -> None:
-    facts = [fact for name in list_profiles() for _, fact in load_profile(name).facts()]
+    boards = [fact for name in list_profiles() for _, fact in load_profile(name).facts()]
+    facts = [*boards, *(fact for name in list_radios() for _, fact in load_radio(name).facts())]
     used = {each.source for fact in facts for each in (fact, *fact.others)}
     assert used == set(load_sources())
     for source in load_sources().values():
@@ -233,10 +236,12 @@ def test_the_schema_reads_what_the_files_say() -> None:
 # ---------------------------------------------------------------- the commands
 
 
-def test_list_shows_every_board() -> None:
+def test_list_shows_every_board_and_every_radio() -> None:
     shown = CliRunner().invoke(profiles, ["list"])
     assert shown.exit_code == 0
-    assert [line.split()[0] for line in shown.output.splitlines()[1:]] == list(list_profiles())
+    boards, radios = (part.splitlines()[1:] for part in shown.output.split("\n\n"))
+    assert [line.split()[0] for line in boards] == list(list_profiles())
+    assert [line.split()[0] for line in radios] == list(list_radios())
 
 
 @pytest.mark.parametrize("name", list_profiles())
