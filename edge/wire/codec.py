@@ -22,6 +22,7 @@ from edge.wire.messages import (
     Command,
     Done,
     Gone,
+    LabelUpload,
     Message,
     Method,
     Order,
@@ -30,8 +31,11 @@ from edge.wire.messages import (
     Plan,
     Report,
     Seat,
+    Seeds,
+    SeedUpload,
     Upload,
 )
+from edge.wire.options import MOST_INPUTS
 from edge.wire.rows import CodedRows, NotFiniteError, code_counts, read_counts
 
 VERSION = 1
@@ -101,7 +105,7 @@ def _kind(items: list[Item]) -> _Kind:
     kind = _KINDS.get(number) if type(number) is int else None
     if kind is None:
         raise FrameError(Reason.KIND, _brief(number))
-    if len(items) != kind.items:
+    if not kind.items <= len(items) <= kind.items + kind.more:
         raise FrameError(Reason.SHAPE, f"a {kind.message.__name__} frame has {kind.items} items, not {len(items)}")
     return kind
 
@@ -116,6 +120,16 @@ def upload_limit(labels: int, bits: int) -> int:
     return 3 + 5 + 5 + 3 + 2 + (5 + labels) + (2 + 5 + rows)
 
 
+def label_upload_limit(labels: int, bits: int, label_bytes: int) -> int:
+    """Bytes of the longest `LabelUpload` frame for L labels and so many bytes of labels."""
+    return upload_limit(labels, bits) + 5 + label_bytes
+
+
+def seed_upload_limit(labels: int, bits: int, seeds: int, size: int) -> int:
+    """Bytes of the longest `SeedUpload` frame for L labels and N seeds of so many numbers each."""
+    return upload_limit(labels, bits) + 2 * 5 + 2 * (2 + 5 + 4 * seeds) + 5 + seeds * size
+
+
 def parameters_limit(parameters: int) -> int:
     """Bytes of the longest `Parameters` or `ParameterUpload` frame for P parameters."""
     return 3 + 5 + 5 + 3 + 5 + 2 + 5 + 4 * parameters
@@ -125,8 +139,12 @@ def plan_limit(labels: int, devices: int) -> int:
     """Bytes of the longest `Plan` frame for L labels and D seats."""
     rows = 4 * labels * labels
     cohort = (devices + 7) // 8
-    return 3 + 10 * 5 + 2 * 9 + (5 + cohort) + (2 + 5 + 2 * labels) + (2 + 5 + rows)
+    known = 3 + 10 * 5 + 2 * 9 + (5 + cohort) + (2 + 5 + 2 * labels) + (2 + 5 + rows)
+    return known + (2 + 1 + 4 * MOST_OPTIONS) + (5 + MOST_INPUTS * max(2, labels))
 
+
+MOST_OPTIONS = 8
+"""Numbers in `Plan.options`."""
 
 SMALL_LIMIT = 300
 """Bytes of the longest `Done`, `Gone`, `Seat`, `Command` or `Report` frame, and more: the longest takes 64."""
@@ -246,6 +264,29 @@ def _write_cohort(cohort: frozenset[int]) -> Item:
     return np.packbits(bits, bitorder="little").tobytes()
 
 
+def _options(item: Item) -> tuple[float, ...]:
+    """A typed array of float16 where that says all numbers exactly, of float32 otherwise."""
+    if type(item) is not Typed or item.tag not in _FLOAT_TAGS.values():
+        raise _wrong("a typed array of float16 or float32", item)
+    dtype = np.dtype("<f2" if item.tag == cbor.FLOAT16 else "<f4")
+    if len(item.data) % dtype.itemsize or not 0 < len(item.data) <= MOST_OPTIONS * dtype.itemsize:
+        raise FrameError(Reason.SHAPE, f"1 to {MOST_OPTIONS} options")
+    values = np.frombuffer(item.data, dtype)
+    options = tuple(values.astype(np.float64).tolist())
+    if _write_options(options) != item:
+        raise FrameError(Reason.NOT_CBOR, "options are written in float16 where that is exact")
+    return options
+
+
+def _write_options(options: tuple[float, ...]) -> Item:
+    values = np.array(options, "<f4")
+    with np.errstate(over="ignore"):
+        short = values.astype("<f2")
+    if np.array_equal(short.astype("<f4"), values, equal_nan=True):
+        return Typed(cbor.FLOAT16, short.tobytes())
+    return Typed(cbor.FLOAT32, values.tobytes())
+
+
 _REPORT, _NORMALISE = 2, 4
 
 
@@ -279,7 +320,12 @@ def _write_plan(m: Plan) -> list[Item]:
     ]
     logits = None if m.logits is None else _write_rows(m.logits)
     names: list[Item] = [_write_flags(m), m.program, m.schema]
-    return settings + names + [_write_cohort(m.cohort), _write_uints(m.contributors), logits]
+    written = settings + names + [_write_cohort(m.cohort), _write_uints(m.contributors), logits]
+    if m.options:
+        written.append(_write_options(m.options))
+    if m.labels:
+        written.append(m.labels)
+    return written
 
 
 def _read_plan(items: list[Item]) -> Plan:
@@ -306,7 +352,16 @@ def _read_plan(items: list[Item]) -> Plan:
         cohort=_cohort(items[15]),
         contributors=contributors,
         logits=None if items[17] is None else _rows(items[17], rows, len(contributors), bits),
+        options=_options(items[18]) if len(items) > 18 else (),
+        labels=_some_bytes(items[19]) if len(items) > 19 else b"",
     )
+
+
+def _some_bytes(item: Item) -> bytes:
+    data = _bytes(item)
+    if not data:
+        raise FrameError(Reason.NOT_CBOR, "labels that are not there are left out")
+    return data
 
 
 def _write_upload(m: Upload) -> list[Item]:
@@ -323,6 +378,34 @@ def _read_upload(items: list[Item]) -> Upload:
         counts=read_counts(codes),
         logits=_rows(items[7], labels - codes.count(0), labels, _int(items[5])),
     )
+
+
+def _write_label_upload(m: LabelUpload) -> list[Item]:
+    return [*_write_upload(m.means), m.labels]
+
+
+def _read_label_upload(items: list[Item]) -> LabelUpload:
+    return LabelUpload(means=_read_upload(items), labels=_some_bytes(items[8]))
+
+
+def _write_seed_upload(m: SeedUpload) -> list[Item]:
+    seeds = m.seeds
+    labels: list[Item] = [_write_uints(seeds.first), _write_uints(seeds.second)]
+    return [*_write_upload(m.means), seeds.scale, seeds.offset, *labels, seeds.x.tobytes()]
+
+
+def _read_seed_upload(items: list[Item]) -> SeedUpload:
+    first, data = _uints(items[10]), _bytes(items[12])
+    if not len(first) or len(data) % len(first):
+        raise FrameError(Reason.SHAPE, f"{len(data)} bytes for {len(first)} seeds")
+    seeds = Seeds(
+        x=np.frombuffer(data, np.uint8).reshape(len(first), -1),  # (N, size)
+        first=first,
+        second=_uints(items[11]),
+        scale=_float(items[8]),
+        offset=_float(items[9]),
+    )
+    return SeedUpload(means=_read_upload(items), seeds=seeds)
 
 
 def _write_parameter_upload(m: ParameterUpload) -> list[Item]:
@@ -421,10 +504,12 @@ class _Kind(NamedTuple):
     message: type[Message]
     write: Callable[..., list[Item]]
     read: Callable[[list[Item]], Message]
+    more: int = 0
+    """Items that may follow."""
 
 
 _KINDS: dict[int, _Kind] = {
-    1: _Kind(18, Plan, _write_plan, _read_plan),
+    1: _Kind(18, Plan, _write_plan, _read_plan, more=2),
     2: _Kind(8, Upload, _write_upload, _read_upload),
     3: _Kind(7, ParameterUpload, _write_parameter_upload, _read_parameter_upload),
     4: _Kind(4, Done, _write_done, _read_done),
@@ -434,5 +519,7 @@ _KINDS: dict[int, _Kind] = {
     8: _Kind(4, Seat, _write_seat, _read_seat),
     9: _Kind(3, Command, _write_command, _read_command),
     10: _Kind(11, Report, _write_report, _read_report),
+    11: _Kind(9, LabelUpload, _write_label_upload, _read_label_upload),
+    12: _Kind(13, SeedUpload, _write_seed_upload, _read_seed_upload),
 }
 _NUMBERS = {kind.message: number for number, kind in _KINDS.items()}

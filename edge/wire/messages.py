@@ -18,6 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.wire.options import FldOptions, Options, ShareOptions
 from edge.wire.rows import CodedRows, NotFiniteError
 
 UintArray: TypeAlias = NDArray[np.uint32]
@@ -40,6 +41,34 @@ class Method(IntEnum):
     """Parameters (FedAvg, arXiv 1602.05629)."""
     FD = 2
     """Mean logits per ground-truth label (arXiv 1811.11479, Algorithm 1)."""
+    FLD = 3
+    """Mean logits and, once, samples up; the model that the aggregator makes of them down (arXiv 2006.09801)."""
+    MIXFLD = 4
+    """FLD whose seeds are mixed pairs, used with their soft labels."""
+    MIX2FLD = 5
+    """FLD whose mixed pairs the aggregator takes apart again, across devices."""
+    SHARE = 6
+    """FD, and labels of inputs that all devices draw from the program's pool."""
+
+    @property
+    def averages_logits(self) -> bool:
+        """Whether plans carry the mean logits a label, from which a device takes its own out."""
+        return self in {Method.FD, Method.SHARE}
+
+    @property
+    def sends_parameters(self) -> bool:
+        """Whether each round but the first opens with `Parameters` that a device adopts."""
+        return self in {Method.FL, *SEEDED}
+
+
+SEEDED = frozenset({Method.FLD, Method.MIXFLD, Method.MIX2FLD})
+"""Methods whose devices give samples away, with the first upload that counts."""
+
+OPTIONS: dict[Method, type[FldOptions | ShareOptions]] = {
+    **dict.fromkeys(sorted(SEEDED), FldOptions),
+    Method.SHARE: ShareOptions,
+}
+"""How a method's `Plan.options` are read; the others have none."""
 
 
 class Order(IntEnum):
@@ -143,6 +172,11 @@ class Plan(_Value):
     """(L,) devices behind each row of `logits`; 0 where nobody sent the label. Empty when not FD."""
     logits: CodedRows | None
     """Rows of the labels with contributors > 0, in label order; None when there are none."""
+    options: tuple[float, ...] = ()
+    """What this method says more (`edge.wire.options`), each a float32; empty for alone, FL and FD."""
+    labels: bytes = b""
+    """The fleet's labels of the inputs that round `round - 1` shared (`share`): packed (`edge.wire.labels`), or all
+    probabilities as codes (`edge.wire.rows`), as the options say; empty when there are none."""
 
     def __post_init__(self) -> None:
         _require(_uint32(self.run) and _uint32(self.seed), "run and seed are uint32")
@@ -160,6 +194,17 @@ class Plan(_Value):
         _vector("contributors", self.contributors, _UINT32)
         _require(int(self.contributors.max(initial=0)) < 65536, "at most 65535 contributors a label")
         self._check_logits()
+        object.__setattr__(self, "options", tuple(_float32(option) for option in self.options))
+        self.read_options()
+        _require(not self.labels or self.method is Method.SHARE, "labels of shared inputs are for share")
+
+    def read_options(self) -> Options | None:
+        """The options of this plan's method; None where it has none. Raises ValueError."""
+        kind = OPTIONS.get(self.method)
+        if kind is None:
+            _require(not self.options, f"{self.method.name.lower()} has no options")
+            return None
+        return kind.from_plan(self.options)
 
     def _check_logits(self) -> None:
         rows = int(np.count_nonzero(self.contributors))
@@ -196,6 +241,74 @@ class Upload(_Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelUpload(_Value):
+    """A device's mean logits and its labels of the round's shared inputs (`share`)."""
+
+    means: Upload
+    labels: bytes
+    """As in `Plan.labels`."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.labels) > 0, "labels of the shared inputs; an Upload where there are none")
+
+    @property
+    def run(self) -> int:
+        return self.means.run
+
+    @property
+    def round(self) -> int:
+        return self.means.round
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seeds(_Value):
+    """N samples, or mixed pairs of samples, that a device gives away: bytes, value = offset + scale * byte."""
+
+    x: NDArray[np.uint8]
+    """(N, size) each sample flattened."""
+    first: UintArray
+    """(N,) labels; of a mixed pair that of the sample with weight lambda."""
+    second: UintArray
+    """(N,) labels of the other samples of the pairs; empty for raw samples."""
+    scale: float
+    offset: float
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "offset"):
+            object.__setattr__(self, name, _float32(getattr(self, name)))
+        _require(self.x.ndim == 2 and self.x.dtype == np.uint8 and self.x.size > 0, "x is (N, size) bytes")
+        if self.x.flags.writeable:
+            self.x.flags.writeable = False
+        _vector("first", self.first, _UINT32)
+        _vector("second", self.second, _UINT32)
+        _require(len(self.first) == len(self.x), "one first label a seed")
+        _require(len(self.second) in {0, len(self.x)}, "one second label a seed, or none at all")
+        _require(self.scale > 0, "scale is positive")
+        _require(not (self.first[: len(self.second)] == self.second).any(), "a pair has two labels")
+
+    def values(self) -> FloatArray:
+        """(N, size)."""
+        values: FloatArray = np.float32(self.offset) + np.float32(self.scale) * self.x.astype(np.float32)
+        return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SeedUpload(_Value):
+    """A device's mean logits and its seeds (FLD): sent until an upload of this device has counted."""
+
+    means: Upload
+    seeds: Seeds
+
+    @property
+    def run(self) -> int:
+        return self.means.run
+
+    @property
+    def round(self) -> int:
+        return self.means.round
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ParameterUpload(_Value):
     """A device's parameters after one FL round."""
 
@@ -226,7 +339,7 @@ class Done(_Value):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Parameters(_Value):
-    """The averaged parameters that open round `round` (FL). Retained on the broker."""
+    """The parameters that open round `round`: averaged (FL) or converted (FLD). Retained on the broker."""
 
     run: int
     round: int
@@ -311,4 +424,7 @@ class Report(_Value):
         _require(all(0 <= total < 2**64 for total in totals), "byte totals are uint64")
 
 
-Message: TypeAlias = Plan | Upload | ParameterUpload | Done | Parameters | Birth | Gone | Seat | Command | Report
+AnyUpload: TypeAlias = Upload | LabelUpload | SeedUpload | ParameterUpload | Done
+"""What a device gives to a round."""
+
+Message: TypeAlias = AnyUpload | Plan | Parameters | Birth | Gone | Seat | Command | Report

@@ -21,16 +21,21 @@ from edge.wire.codec import (
     birth_limit,
     decode,
     encode,
+    label_upload_limit,
     parameters_limit,
     plan_limit,
+    seed_upload_limit,
     upload_limit,
 )
+from edge.wire.labels import pack_labels
 from edge.wire.messages import (
     LARGEST,
+    SEEDED,
     Birth,
     Command,
     Done,
     Gone,
+    LabelUpload,
     Message,
     Method,
     Order,
@@ -39,8 +44,11 @@ from edge.wire.messages import (
     Plan,
     Report,
     Seat,
+    Seeds,
+    SeedUpload,
     Upload,
 )
+from edge.wire.options import SHARED_BITS, FldOptions, Options, ShareOptions
 from edge.wire.rows import CodedRows, code_counts, code_rows, read_counts
 
 LIMIT = 1_000_000
@@ -75,11 +83,13 @@ def plans(draw: st.DrawFn) -> Plan:
     contributors = np.array(draw(st.lists(st.integers(0, 65535), min_size=labels, max_size=labels)), np.uint32)
     holders, bits = int(np.count_nonzero(contributors)), draw(st.sampled_from(BITS))
     total = draw(st.integers(1, 1_000_000))
+    method = draw(st.sampled_from(Method))
+    said = draw(options(method))
     return Plan(
         run=draw(u32),
         round=draw(st.integers(0, total)),
         rounds=total,
-        method=draw(st.sampled_from(Method)),
+        method=method,
         steps=draw(st.integers(1, 1_000_000)),
         seed=draw(u32),
         lr=draw(f32(0, 999, exclude_min=True)),
@@ -94,7 +104,20 @@ def plans(draw: st.DrawFn) -> Plan:
         cohort=draw(st.frozensets(st.integers(0, 65535), max_size=20)),
         contributors=contributors,
         logits=coded(draw(u32), holders, labels, bits) if holders else None,
+        options=() if said is None else said.to_plan(draw(st.integers(0, 9))),
+        labels=draw(st.binary(max_size=40)) if method is Method.SHARE else b"",
     )
+
+
+def options(method: Method) -> st.SearchStrategy[Options | None]:
+    if method in SEEDED:
+        seeds, steps = st.integers(1, 1000), st.integers(1, 1_000_000)
+        rates = {"lr": f32(0, 999, exclude_min=True), "beta": f32(0, 999)}
+        return st.builds(FldOptions, seeds=seeds, steps=steps, **rates, lam=f32(0.0625, 0.4375))
+    if method is Method.SHARE:
+        whole = {"buffer": st.integers(1, 1000), "shift": st.integers(0, 64), "warm_up": st.integers(0, 9)}
+        return st.builds(ShareOptions, inputs=st.integers(0, 20_000), **whole, bits=st.sampled_from(SHARED_BITS))
+    return st.none()
 
 
 @st.composite
@@ -103,6 +126,20 @@ def uploads(draw: st.DrawFn) -> Upload:
     counts = read_counts(code_counts(np.array(draw(st.lists(u32, min_size=labels, max_size=labels)), np.uint32)))
     rows = coded(draw(u32), int(np.count_nonzero(counts)), labels, draw(st.sampled_from(BITS)))
     return Upload(run=draw(u32), round=draw(rounds), check=draw(st.integers(0, 65535)), counts=counts, logits=rows)
+
+
+@st.composite
+def seeds(draw: st.DrawFn) -> Seeds:
+    count, size = draw(st.integers(1, 6)), draw(st.integers(1, 9))
+    first = np.array(draw(st.lists(st.integers(0, 300), min_size=count, max_size=count)), np.uint32)
+    mixed = draw(st.booleans())
+    return Seeds(
+        x=np.frombuffer(draw(st.binary(min_size=count * size, max_size=count * size)), np.uint8).reshape(count, size),
+        first=first,
+        second=first + np.uint32(1) if mixed else np.zeros(0, np.uint32),
+        scale=draw(f32(0, 2.0**20, exclude_min=True)),
+        offset=draw(f32(-(2.0**20), 2.0**20)) + 0.0,
+    )
 
 
 parameter_uploads = st.builds(
@@ -137,6 +174,8 @@ reports = st.builds(
 messages: st.SearchStrategy[Message] = st.one_of(
     plans(),
     uploads(),
+    st.builds(LabelUpload, means=uploads(), labels=st.binary(min_size=1, max_size=50)),
+    st.builds(SeedUpload, means=uploads(), seeds=seeds()),
     parameter_uploads,
     st.builds(Done, run=u32, round=rounds),
     st.builds(Parameters, run=u32, round=rounds, parameters=vectors),
@@ -174,6 +213,20 @@ def example_plan(bits: int = 4, devices: int = 10) -> Plan:
         contributors=np.full(10, devices, np.uint32),
         logits=coded(1, 10, 10, bits),
     )
+
+
+def example_share_plan() -> Plan:
+    """With 900 labels of the round before."""
+    labels = pack_labels(np.random.default_rng(1).integers(0, 10, 900), 10)
+    return replace(
+        example_plan(), method=Method.SHARE, steps=32, lr=0.1, options=ShareOptions().to_plan(9), labels=labels
+    )
+
+
+def example_seed_upload() -> SeedUpload:
+    first, second = np.array([1, 2], np.uint32), np.array([0, 7], np.uint32)
+    x = np.arange(8, dtype=np.uint8).reshape(2, 4)
+    return SeedUpload(means=example_upload(), seeds=Seeds(x=x, first=first, second=second, scale=1 / 255, offset=0.0))
 
 
 # ---------------------------------------------------------------- round trips
@@ -245,11 +298,21 @@ def test_a_plan_for_ten_labels_is_small() -> None:
     assert len(encode(example_plan())) <= 120
 
 
+def test_a_round_of_900_shared_labels_takes_at_most_500_bytes_each_way() -> None:
+    """Frames whole: mean logits at 4 bits, 10 labels, 10 devices (docs/methods.md)."""
+    plan = example_share_plan()
+    sent = LabelUpload(means=replace(example_upload(bits=4), run=2**32 - 1, round=29), labels=plan.labels)
+    assert len(encode(replace(plan, round=29))) <= 500
+    assert len(encode(sent)) <= 500
+
+
 @given(messages)
 def test_limits_let_every_message_through(message: Message) -> None:
     longest = {
         Plan: lambda m: plan_limit(len(m.contributors), max(m.cohort, default=-1) + 1),
         Upload: lambda m: upload_limit(len(m.counts), m.logits.bits),
+        LabelUpload: lambda m: label_upload_limit(len(m.means.counts), m.means.logits.bits, len(m.labels)),
+        SeedUpload: lambda m: seed_upload_limit(len(m.means.counts), m.means.logits.bits, *m.seeds.x.shape),
         ParameterUpload: lambda m: parameters_limit(len(m.parameters)),
         Parameters: lambda m: parameters_limit(len(m.parameters)),
         Birth: lambda m: birth_limit(len(m.samples)),
@@ -284,6 +347,9 @@ def floats(tag: int, rows: np.ndarray) -> cbor2.CBORTag:
 
 
 NAN_ROWS = np.full((10, 10), np.nan)
+OPTIONS = np.array([900.0, 3.0, 2.0])
+HALVES = floats(84, OPTIONS)
+FLD = floats(85, np.array([50, 32, 0.1, 1, 0.1]))
 FLAT_ROWS = np.full((10, 10), 0.1)
 BAD_SUM = np.full((10, 10), 0.2)
 NEGATIVE = np.tile([1.2, -0.2] + [0.0] * 8, (10, 1))
@@ -343,7 +409,24 @@ REFUSED: list[tuple[str, bytes, Reason]] = [
     ("a learning rate of 0", edited(example_plan(), i8=0.0), Reason.RANGE),
     ("a whole number for gamma", edited(example_plan(), i9=1), Reason.SHAPE),
     ("a plan's flag of the future", edited(example_plan(), i12=8), Reason.RANGE),
-    ("a method of the future", edited(example_plan(), i5=3), Reason.RANGE),
+    ("a method of the future", edited(example_plan(), i5=99), Reason.RANGE),
+    ("options of a method that has none", edited(example_share_plan(), i5=2, i18=HALVES), Reason.RANGE),
+    ("options in wide floats", edited(example_share_plan(), i18=floats(85, OPTIONS)), Reason.NOT_CBOR),
+    ("options as a byte string", edited(example_share_plan(), i18=bytes(6)), Reason.SHAPE),
+    ("half an option", edited(example_share_plan(), i18=cbor2.CBORTag(84, b"\0")), Reason.SHAPE),
+    ("no options where the item stands", edited(example_share_plan(), i18=cbor2.CBORTag(84, b"")), Reason.SHAPE),
+    ("an option that is NaN", edited(example_share_plan(), i18=floats(84, OPTIONS * np.nan)), Reason.NOT_FINITE),
+    ("a zero at the end", edited(example_share_plan(), i18=floats(84, np.array([900, 3, 2, 0]))), Reason.RANGE),
+    ("half a shared input", edited(example_share_plan(), i18=floats(84, OPTIONS + 0.5)), Reason.RANGE),
+    ("labels that are not there", edited(example_share_plan(), i19=b""), Reason.NOT_CBOR),
+    ("labels of shared inputs in FLD", edited(example_share_plan(), i5=3, i18=FLD), Reason.RANGE),
+    ("seeds of half a byte", edited(example_seed_upload(), i12=b"123"), Reason.SHAPE),
+    ("seeds without labels", edited(example_seed_upload(), i10=b""), Reason.SHAPE),
+    ("seeds without numbers", edited(example_seed_upload(), i12=b""), Reason.RANGE),
+    ("a pair of one label", edited(example_seed_upload(), i11=b"\1\2"), Reason.RANGE),
+    ("a second label for one of two", edited(example_seed_upload(), i11=b"\3"), Reason.RANGE),
+    ("a scale of 0", edited(example_seed_upload(), i8=0.0), Reason.RANGE),
+    ("an infinite offset", edited(example_seed_upload(), i9=float("inf")), Reason.NOT_FINITE),
     ("a round after the last", edited(example_plan(), i3=31), Reason.RANGE),
     ("a short digest", edited(example_plan(), i13=b"1234567"), Reason.RANGE),
     ("a cohort with empty seats at its end", edited(example_plan(), i15=b"\xff\x00"), Reason.NOT_CBOR),
@@ -403,7 +486,7 @@ items = st.recursive(
 )
 
 
-@given(st.integers(0, 11), st.lists(items, max_size=20), st.booleans())
+@given(st.integers(0, 13), st.lists(items, max_size=20), st.booleans())
 @settings(max_examples=100)
 def test_any_other_cbor_is_answered(kind: int, fields: list[object], canonical: bool) -> None:
     answer(cbor2.dumps([1, kind, *fields], canonical=canonical))

@@ -6,6 +6,7 @@ To add one: extend `GOLDEN`, run `python tests/edge/wire/test_golden.py`, and re
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ import pycddl
 import pytest
 
 from edge.wire import codec
+from edge.wire.labels import pack_labels
 from edge.wire.messages import (
     Birth,
     Command,
     Done,
     Gone,
+    LabelUpload,
     Message,
     Method,
     Order,
@@ -26,8 +29,11 @@ from edge.wire.messages import (
     Plan,
     Report,
     Seat,
+    Seeds,
+    SeedUpload,
     Upload,
 )
+from edge.wire.options import FldOptions, ShareOptions
 from edge.wire.rows import code_rows
 
 FOLDER = Path(__file__).with_name("golden")
@@ -82,6 +88,21 @@ def _first_plan() -> Plan:
     )
 
 
+LABELS = np.array([2, 0, 1, 1, 2, 0, 0], np.int64)  # of 7 shared inputs
+MEANS = Upload(run=1700000000, round=4, check=0xFEDC, counts=COUNTS, logits=code_rows(ROWS, 4))
+SHARE = replace(_plan(4), method=Method.SHARE, options=ShareOptions(inputs=7).to_plan(9), labels=pack_labels(LABELS, 3))
+SOFT = code_rows(np.array([[0.5, 0.25, 0.25], [0.125, 0.875, 0.0]]), 4).data
+FLD = replace(
+    _plan(4), method=Method.MIX2FLD, options=FldOptions().to_plan(4), contributors=np.zeros(0, np.uint32), logits=None
+)
+SEEDS = Seeds(
+    x=np.array([[0, 16, 255], [1, 2, 3]], np.uint8),
+    first=np.array([2, 0], np.uint32),
+    second=np.array([0, 2], np.uint32),
+    scale=1 / 255,
+    offset=-0.5,
+)
+
 GOLDEN: dict[str, Message] = {
     **{f"plan-{bits}": _plan(bits) for bits in BITS},
     "plan-first": _first_plan(),
@@ -89,6 +110,14 @@ GOLDEN: dict[str, Message] = {
         f"upload-{bits}": Upload(run=1700000000, round=4, check=0xFEDC, counts=COUNTS, logits=code_rows(ROWS, bits))
         for bits in BITS
     },
+    "plan-share": SHARE,
+    "plan-share-soft": replace(SHARE, options=ShareOptions(inputs=2, bits=4).to_plan(9), labels=SOFT),
+    "plan-share-warm-up": replace(SHARE, options=ShareOptions(inputs=7).to_plan(4), labels=b""),
+    "plan-mix2fld": FLD,
+    "label-upload": LabelUpload(means=MEANS, labels=pack_labels(LABELS, 3)),
+    "label-upload-soft": LabelUpload(means=MEANS, labels=SOFT),
+    "seed-upload": SeedUpload(means=MEANS, seeds=replace(SEEDS, second=np.zeros(0, np.uint32))),
+    "seed-upload-mixed": SeedUpload(means=MEANS, seeds=SEEDS),
     "parameter-upload": ParameterUpload(
         run=1700000000, round=4, check=0xFEDC, samples=500, parameters=np.array([1.5, -2.0], np.float32)
     ),
@@ -136,7 +165,7 @@ def test_golden_frames_are_valid_by_the_schema(name: str) -> None:
 def test_every_golden_file_is_tested_and_every_kind_has_one() -> None:
     assert {path.stem for path in FOLDER.glob("*.hex")} == set(GOLDEN)
     kinds = {codec.encode(message)[2] for message in GOLDEN.values()}
-    assert kinds == set(range(1, 11))
+    assert kinds == set(range(1, 13))
 
 
 if __name__ == "__main__":

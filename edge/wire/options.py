@@ -1,0 +1,121 @@
+"""What a plan of one method says beyond what every plan says: `Plan.options`, a few float32, read through these.
+
+Each class knows its numbers' order on the wire (that of its fields), leaves out zeros at the end, and reads what is
+left out as zero. All defaults of these settings stand here; docs/methods.md says what they do.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+SHARED_BITS = (0, 8, 4, 3)
+"""Of a shared input's label: 0 for the label alone, otherwise of a logarithmic code (`edge.wire.rows`)."""
+
+MOST_INPUTS = 20_000
+"""Shared inputs a round; as labels of 10 they take 8 kB."""
+
+MOST_SEEDS = 1_000
+"""Of a device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FldOptions:
+    """FLD, MixFLD and Mix2FLD (arXiv 2006.09801): seeds up once, a model down every round."""
+
+    seeds: int = 50
+    """N_S: samples, or mixed pairs, that a device gives away with its first upload."""
+    steps: int = 32
+    """K_s: steps of the aggregator on the seeds, a round."""
+    lr: float = 0.1
+    """Of these steps."""
+    beta: float = 1.0
+    """Weight of the term towards the devices' mean logits."""
+    lam: float = 0.1
+    """lambda, the weight of a pair's first sample (mixfld, mix2fld): 0 < lam < 0.5."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "beta", "lam"):
+            object.__setattr__(self, name, _float32(getattr(self, name)))
+        _check(1 <= self.seeds <= MOST_SEEDS, f"1 to {MOST_SEEDS} seeds a device")
+        _check(1 <= self.steps <= 1_000_000, "1 to 1e6 conversion steps")
+        _check(0 < self.lr < 1e3 and 0 <= self.beta < 1e3, "0 < conversion lr < 1000, 0 <= beta < 1000")
+        _check(0 < self.lam < 0.5, "0 < lambda < 0.5: at 0.5 a mixed pair cannot be taken apart again")
+
+    def to_plan(self, round_: int) -> tuple[float, ...]:
+        """The same in every round."""
+        del round_
+        return _trimmed(self.seeds, self.steps, self.lr, self.beta, self.lam)
+
+    @classmethod
+    def from_plan(cls, options: tuple[float, ...]) -> Self:
+        """Raises ValueError on what `to_plan` does not write."""
+        seeds, steps, lr, beta, lam = _filled(options, 5)
+        return cls(seeds=_whole(seeds), steps=_whole(steps), lr=lr, beta=beta, lam=lam)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareOptions:
+    """`share`: labels of inputs that every device draws from the pool in its program (docs/methods.md)."""
+
+    inputs: int = 900
+    """S: shared inputs that a device labels at a round's end; in a plan of a warm-up round 0."""
+    buffer: int = 3
+    """Rounds whose labelled inputs a device trains on: the newest."""
+    shift: int = 2
+    """Pixels that an image is shifted by at most, up or down and left or right; local and shared ones."""
+    bits: int = 0
+    """Of a label: 0 for the label alone, 8, 4 or 3 for all probabilities as logarithmic codes."""
+    warm_up: int = 5
+    """Rounds of FD alone before the first labels; a plan does not say it, its `inputs` do."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.inputs <= MOST_INPUTS, f"0 to {MOST_INPUTS} shared inputs a round")
+        _check(1 <= self.buffer <= 1000 and self.warm_up >= 0, "buffer is 1 to 1000 rounds, warm-up at least 0")
+        _check(0 <= self.shift <= 64, "shift is 0 to 64 pixels")
+        _check(self.bits in SHARED_BITS, f"bits of a shared label: one of {', '.join(map(str, SHARED_BITS))}")
+
+    def to_plan(self, round_: int) -> tuple[float, ...]:
+        """Of round `round_`: no inputs while it is warm-up."""
+        return _trimmed(self.inputs if round_ >= self.warm_up else 0, self.buffer, self.shift, self.bits)
+
+    @classmethod
+    def from_plan(cls, options: tuple[float, ...]) -> Self:
+        """Raises ValueError on what `to_plan` does not write."""
+        inputs, buffer, shift, bits = _filled(options, 4)
+        return cls(inputs=_whole(inputs), buffer=_whole(buffer), shift=_whole(shift), bits=_whole(bits), warm_up=0)
+
+
+Options: TypeAlias = FldOptions | ShareOptions
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _float32(value: float) -> float:
+    """As the wire says it."""
+    try:
+        (short,) = struct.unpack("<f", struct.pack("<f", value))
+    except OverflowError:
+        raise ValueError(f"{value} is more than a float32 can say") from None
+    return float(short)
+
+
+def _trimmed(*numbers: float) -> tuple[float, ...]:
+    """Without the zeros at the end."""
+    last = max((at for at, number in enumerate(numbers) if number), default=-1)
+    return tuple(float(number) for number in numbers[: last + 1])
+
+
+def _filled(options: tuple[float, ...], count: int) -> tuple[float, ...]:
+    _check(len(options) <= count, f"at most {count} options, not {len(options)}")
+    _check(not options or options[-1] != 0, "zeros at the end are left out")
+    return options + (0.0,) * (count - len(options))
+
+
+def _whole(number: float) -> int:
+    _check(number == int(number) if abs(number) < 2**24 else False, f"{number} where a whole number belongs")
+    return int(number)
