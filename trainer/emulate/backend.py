@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from firmware_profiles.schema import Profile
-from trainer.emulate.fleet import Link
+from trainer.emulate.shape import Link
 
 
 class BackendError(Exception):

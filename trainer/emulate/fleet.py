@@ -31,6 +31,7 @@ from typing import Any, TypeVar, get_type_hints
 from edge.wire.messages import Method
 from firmware_profiles.load import ProfileError, load_profile
 from firmware_profiles.schema import Profile
+from trainer.emulate.shape import Link, Shape
 from trainer.shards import device_names
 
 LINKS_FILE = Path(__file__).with_name("links.toml")
@@ -45,55 +46,6 @@ T = TypeVar("T")
 
 class FleetError(ValueError):
     """A fleet that cannot be emulated as written; the message lists everything and says what to change."""
-
-
-# ---------------------------------------------------------------- links
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What one direction of a link does to IP packets."""
-
-    rate_kbit_per_s: float = 0.0
-    """Of IP bytes; 0: as fast as the host."""
-    delay_ms: float = 0.0
-    """One way, without the time that the rate takes."""
-    jitter_ms: float = 0.0
-    """Uniform, plus and minus; packets keep their order, as the radio's own repeats keep it."""
-    loss: float = 0.0
-    """Probability that a packet is lost, each for itself."""
-    queue_bytes: int = 65536
-    """Waiting for the rate; what comes on top is dropped."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("rate_kbit_per_s", 0, 1e7),
-            ("delay_ms", 0, 60_000),
-            ("jitter_ms", 0, 60_000),
-            ("loss", 0, 1),
-            ("queue_bytes", 1500, 1e9),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} = {value}: {low:g} to {high:g}")
-        if self.jitter_ms > self.delay_ms:
-            raise ValueError(f"jitter_ms = {self.jitter_ms:g} is more than delay_ms = {self.delay_ms:g}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    name: str
-    up: Shape = Shape()
-    """From the device."""
-    down: Shape = Shape()
-    radio: str | None = None
-    """What carries it, for frames and joules."""
-    note: str = ""
-    """Where its figures come from."""
-
-    @property
-    def shaped(self) -> bool:
-        return self.up != Shape() or self.down != Shape()
 
 
 # ---------------------------------------------------------------- the fleet

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from trainer.emulate.fleet import Fleet, FleetError, Link, Shape, Trigger, named_links, parse_fleet, read_fleet
+from trainer.emulate.fleet import Fleet, FleetError, Trigger, named_links, parse_fleet, read_fleet
+from trainer.emulate.shape import Link, Shape
 
 WHOLE = """
 [fleet]
