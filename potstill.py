@@ -11,6 +11,7 @@ _GROUPS = {
     "edge": ("edge.cli", "edge", "The device: train locally, publish logits."),
     "broker": ("broker.cli", "broker", "The broker side: serve, run rounds, read the ledger."),
     "trainer": ("trainer.cli", "trainer", "The workstation: compile programs, split data."),
+    "report": ("trainer.report.cli", "report", "One HTML page of a run, or of several."),
     "ntk": ("trainer.ntk.cli", "ntk", "The kernel checks: distillation against neural tangent kernel theory."),
     "profiles": ("firmware_profiles.cli", "profiles", "Device classes and radios: what is known, with sources."),
 }

@@ -31,6 +31,8 @@ def _missing(mark: str) -> str | None:
         return "no ../shared/data beside the repository (MNIST and HAR)"
     if mark == "mosquitto" and _mosquitto() is None:
         return "no mosquitto on this machine (Debian: apt-get install mosquitto)"
+    if mark == "browser" and shutil.which("chromium") is None:
+        return "no chromium on this machine (Debian: apt-get install chromium)"
     if mark == "root" and os.geteuid() != 0:
         return "network namespaces need root"
     if mark == "root" and shutil.which("ip") is None:
@@ -50,7 +52,7 @@ def _missing_tools(item: pytest.Item) -> str | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for mark in ("shared", "mosquitto", "root", "tools"):
+    for mark in ("shared", "mosquitto", "browser", "root", "tools"):
         if item.get_closest_marker(mark) is None:
             continue
         reason = _missing_tools(item) if mark == "tools" else _missing(mark)

@@ -72,7 +72,7 @@ def demo(*, test: str | None, out: Path | None, **options: object) -> None:
     click.echo(f"\n{text(rows)}")
     for line in differences(rows):
         click.echo(line)
-    click.echo(f"\n{explanation(found)}\nRun folder: {folder} (run.json, table.md, ledger, logs)")
+    click.echo(f"\n{explanation(found)}\nRun folder: {folder} (report.html, run.json, table.md, ledger, logs)")
 
 
 def _run_folder(out: Path | None) -> Path:

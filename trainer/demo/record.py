@@ -1,15 +1,9 @@
-"""run.json: what a demo did and found, whole (run.schema.json, docs/run-json.md)."""
+"""What a demo did and found, as a run record (docs/run-json.md)."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from edge.wire.manifest import Manifest
@@ -17,115 +11,101 @@ from trainer.data import Dataset
 from trainer.demo.observe import Observed
 from trainer.demo.settings import Settings
 from trainer.partition import Split
+from trainer.record.run import Curve, Device, Layers, Point, Record, Spread, environment, now
 from trainer.shards import ShardFile
 
-VERSION = 1
-"""Of run.json; a reader refuses any other."""
+PROVENANCE = {
+    "accuracy": "measured: by each device on its test set after its round",
+    "payload": "measured: counted by each device's client, message by message",
+    "mqtt": "measured: TCP_INFO of each device's connection, less the payload (with TLS, its records too)",
+    "seconds": "measured: the aggregator's monotonic clock",
+    "train_s": "measured: each device's monotonic clock",
+}
 
-PACKAGES = ("numpy", "paho-mqtt", "onnxruntime", "ai-edge-litert", "iotcore", "scikit-learn")
 
-
-def begin(settings: Settings, dataset: Dataset, manifest: Manifest) -> dict[str, Any]:
-    """The record before the first run; `splits` is filled in as they go by."""
-    plain = asdict(settings)
-    plain |= {"splits": [str(split) for split in settings.splits], "program": settings.program.name}
-    del plain["program_name"]
-    return {
-        "format": "potstill-run",
-        "version": VERSION,
-        "started": now(),
-        "ended": None,
-        "complete": False,
-        "failure": None,
-        "settings": plain,
-        "environment": environment(),
-        "data": {
+def begin(settings: Settings, dataset: Dataset, manifest: Manifest) -> Record:
+    """The record before the first run."""
+    return Record(
+        kind="demo",
+        settings=_plain(settings),
+        provenance=PROVENANCE,
+        started=now(),
+        environment=environment(),
+        data={
             "name": dataset.name,
             "input_shape": list(dataset.input_shape),
             "labels": dataset.label_count,
             "pool_samples": len(dataset.pool),
             "test_samples": len(dataset.test),
         },
-        "program": {
+        program={
             "name": manifest.name,
             "digest": manifest.digest.hex(),
             "parameters": manifest.parameter_count,
             "optimiser": manifest.optimiser,
             "batch": manifest.batch,
         },
-        "provenance": {
-            "accuracy": "measured: by each device on its test set after its round",
-            "payload_bytes": "measured: counted by each device's client, message by message",
-            "stream_bytes": "measured: TCP_INFO of each device's connection",
-            "seconds": "measured: the aggregator's monotonic clock",
-            "train_s": "measured: each device's monotonic clock",
-        },
-        "splits": [],
-    }
+    )
 
 
-def environment() -> dict[str, Any]:
-    return {
-        "potstill": version("potstill"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
-    }
+def _plain(settings: Settings) -> dict[str, Any]:
+    plain = asdict(settings)
+    plain |= {"splits": [str(split) for split in settings.splits], "program": settings.program.name}
+    del plain["program_name"]
+    return plain
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def curve(method: str, split: Split, seed: int, seen: Observed, shards: Sequence[ShardFile]) -> Curve:
+    """One run of one method: a point for each round that somebody has reported."""
+    seconds, points = 0.0, []
+    for number, took in sorted(seen.round_seconds.items()):
+        seconds += took
+        reports = dict(sorted(seen.reports.get(number, {}).items()))
+        if reports:
+            points.append(_point(number, seconds, reports, seen))
+    last = points[-1].devices if points else {}
+    return Curve(
+        method=method,
+        split=str(split),
+        seed=seed,
+        points=tuple(points),
+        complete=seen.complete,
+        reason=seen.reason,
+        devices=tuple(_device(shard, last.get(shard.device)) for shard in shards),
+        figures={"run": seen.run, "refused": seen.refused, "seconds": round(seen.seconds, 3)},
+    )
 
 
-def split_entry(split: Split, shards: Sequence[ShardFile]) -> dict[str, Any]:
-    return {
-        "split": str(split),
-        "devices": {
-            shard.device: {"samples": list(shard.counts), "test_samples": shard.test_samples} for shard in shards
-        },
-        "methods": [],
-    }
+def _point(number: int, seconds: float, reports: dict[str, dict[str, Any]], seen: Observed) -> Point:
+    return Point(
+        round=number,
+        score=Spread(**{name: round(value, 6) for name, value in asdict(seen.accuracy(number)).items()}),
+        seconds=round(seconds, 3),
+        up=_layers(reports.values(), "up"),
+        down=_layers(reports.values(), "down"),
+        missing=tuple(seen.missing[number]),
+        devices=reports,
+    )
 
 
-def method_entry(method: str, seen: Observed) -> dict[str, Any]:
-    """One run of one method; its summary figures are None until it is complete."""
-    entry: dict[str, Any] = {
-        "method": method,
-        "run": seen.run,
-        "complete": seen.complete,
-        "reason": seen.reason,
-        "seconds": round(seen.seconds, 3),
-        "refused": seen.refused,
-        "accuracy": None,
-        "bytes_per_device_round": None,
-        "rounds": [
-            {
-                "round": number,
-                "seconds": seconds,
-                "missing": seen.missing[number],
-                "devices": dict(sorted(seen.reports.get(number, {}).items())),
-            }
-            for number, seconds in sorted(seen.round_seconds.items())
-        ],
-    }
-    if seen.complete:
-        entry["accuracy"] = {key: round(value, 6) for key, value in asdict(seen.accuracy(seen.rounds - 1)).items()}
-        entry["bytes_per_device_round"] = {key: round(value, 2) for key, value in seen.bytes_a_round().items()}
-    return entry
+def _device(shard: ShardFile, report: Mapping[str, Any] | None) -> Device:
+    known = None if report is None else [report]
+    return Device(
+        name=shard.device,
+        samples=tuple(shard.counts),
+        test_samples=shard.test_samples,
+        score=None if report is None else float(report["accuracy"]),
+        up=None if known is None else _layers(known, "up"),
+        down=None if known is None else _layers(known, "down"),
+    )
 
 
-def now() -> str:
-    """UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _layers(reports: Collection[Mapping[str, Any]], direction: str) -> Layers:
+    """Mean over devices; what is on the TCP stream beside the payload is MQTT's."""
+    payload = _mean(reports, f"payload_{direction}")
+    return Layers(payload=round(payload, 2), mqtt=round(_mean(reports, f"stream_{direction}") - payload, 2))
 
 
-def write(record: dict[str, Any], path: Path) -> None:
-    """Whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(path)
+def _mean(reports: Collection[Mapping[str, Any]], name: str) -> float:
+    values = [float(report[name]) for report in reports]
+    return sum(values) / len(values)

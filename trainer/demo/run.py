@@ -6,10 +6,9 @@ import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from trainer.data import Dataset
 from trainer.demo import record
@@ -19,6 +18,8 @@ from trainer.demo.progress import Progress
 from trainer.demo.settings import DemoError, Settings, read_manifest
 from trainer.demo.table import differences, explanation, markdown, rows_of, text
 from trainer.partition import Split
+from trainer.record.run import Curve, Record, now, write_record
+from trainer.report.cli import draw
 from trainer.shards import ShardFile, deal, write_shards
 
 START_DEADLINE_S = 120
@@ -27,8 +28,8 @@ ROUND_DEADLINE_S = 300
 """A round ends when all have answered; this long only where a device hangs."""
 
 
-def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress) -> dict[str, Any]:
-    """Everything, -> the record, which also lies in `out` as run.json beside table.txt and table.md.
+def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress) -> Record:
+    """Everything, -> the record, which also lies in `out` as run.json beside report.html, table.txt and table.md.
 
     Raises DemoError; SIGTERM and SIGHUP end it as Ctrl-C does, with KeyboardInterrupt. In every case all processes
     have ended and run.json holds what was done.
@@ -39,12 +40,11 @@ def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress
     except OSError as problem:
         raise DemoError(f"{out} cannot be made ({problem.strerror}): name another folder with --out") from problem
     shards = _write_all_shards(settings, dataset, out)
+    curves: list[Curve] = []
     try:
         with _signals_interrupt(), Processes() as processes:
             url = _broker(settings, processes, out)
             for split, files in shards:
-                entry = record.split_entry(split, files)
-                found["splits"].append(entry)
                 stage = _Stage(
                     settings=settings,
                     out=out,
@@ -55,18 +55,19 @@ def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress
                     # Short, because it rides in every topic; nobody else's on a broker that is shared.
                     fleet=secrets.token_hex(3),
                 )
-                stage.run(files, entry)
-        found["complete"] = True
+                stage.run(files, curves)
+        found = replace(found, complete=True)
     except DemoError as problem:
-        found["failure"] = str(problem)
+        found = replace(found, failure=str(problem))
         raise
     except KeyboardInterrupt:
-        found["failure"] = "stopped by the user"
+        found = replace(found, failure="stopped by the user")
         raise
     finally:
-        found["ended"] = record.now()
-        record.write(found, out / "run.json")
+        found = replace(found, ended=now(), curves=tuple(curves))
+        write_record(found, out / "run.json")
     _write_tables(found, out)
+    draw(found, out)
     return found
 
 
@@ -115,7 +116,7 @@ class _Stage:
     split: Split
     fleet: str
 
-    def run(self, shards: list[ShardFile], entry: dict[str, Any]) -> None:
+    def run(self, shards: list[ShardFile], curves: list[Curve]) -> None:
         """The devices stay up from method to method, and start each from the program's initial state."""
         devices = [self._start_device(shard) for shard in shards]
         for method in self.settings.methods:
@@ -123,7 +124,7 @@ class _Stage:
             try:
                 self._run_method(method, seen)
             finally:
-                entry["methods"].append(record.method_entry(method, seen))
+                curves.append(record.curve(method, self.split, self.settings.seed, seen, shards))
         self.processes.stop(devices)
 
     def _start_device(self, shard: ShardFile) -> Child:
@@ -175,7 +176,7 @@ class _Stage:
         return self.out / "logs" / _folder(self.split) / f"{name}.log"
 
 
-def _write_tables(found: dict[str, Any], out: Path) -> None:
+def _write_tables(found: Record, out: Path) -> None:
     rows = rows_of(found)
     notes = "".join(f"{line}\n" for line in differences(rows))
     (out / "table.txt").write_text(f"{text(rows)}\n{notes}\n{explanation(found)}")

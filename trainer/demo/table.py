@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from trainer.record.run import Curve, Layers, Point, Record
 
 HEADS = (
     "split",
@@ -45,26 +46,32 @@ class Row:
         return (self.split, self.method, *accuracies, str(self.rounds), *sizes, f"{self.seconds:.1f}")
 
 
-def rows_of(record: dict[str, Any]) -> list[Row]:
-    """From run.json: one row for each method that was run to its end."""
-    return [
-        Row(
-            split=split["split"],
-            method=method["method"],
-            mean=method["accuracy"]["mean"],
-            worst=method["accuracy"]["worst"],
-            best=method["accuracy"]["best"],
-            rounds=len(method["rounds"]),
-            payload_up=method["bytes_per_device_round"]["payload_up"],
-            payload_down=method["bytes_per_device_round"]["payload_down"],
-            stream_up=method["bytes_per_device_round"]["stream_up"],
-            stream_down=method["bytes_per_device_round"]["stream_down"],
-            seconds=method["seconds"],
-        )
-        for split in record["splits"]
-        for method in split["methods"]
-        if method["complete"]
-    ]
+def rows_of(record: Record) -> list[Row]:
+    """One row for each method that was run to its end."""
+    return [_row(curve, curve.points[-1], int(record.settings["rounds"])) for curve in record.curves if curve.complete]
+
+
+def _row(curve: Curve, last: Point, rounds: int) -> Row:
+    payload_up, stream_up = _payload_and_stream(last.up)
+    payload_down, stream_down = _payload_and_stream(last.down)
+    return Row(
+        split=curve.split,
+        method=curve.method,
+        mean=last.score.mean,
+        worst=last.score.worst,
+        best=last.score.best,
+        rounds=rounds,
+        payload_up=payload_up / rounds,
+        payload_down=payload_down / rounds,
+        stream_up=stream_up / rounds,
+        stream_down=stream_down / rounds,
+        seconds=curve.figures["seconds"],
+    )
+
+
+def _payload_and_stream(layers: Layers | None) -> tuple[float, float]:
+    assert layers is not None, "every device reports its bytes"
+    return layers.payload, layers.payload + (layers.mqtt or 0.0)
 
 
 def text(rows: Sequence[Row]) -> str:
@@ -86,14 +93,16 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (HEADS, rule, *(row.cells() for row in rows))) + "\n"
 
 
-def explanation(record: dict[str, Any]) -> str:
+def explanation(record: Record) -> str:
     """What the columns are, and how the table came about."""
-    settings, data = record["settings"], record["data"]
+    settings, data, program = record.settings, record.data, record.program
+    assert data is not None
+    assert program is not None
     tested = "its own test samples" if settings["own_test"] else f"the same {data['test_samples']:,} test samples"
     return (
         f"{data['name']}, {settings['devices']} devices, {settings['rounds']} rounds of {settings['steps']} steps, "
         f"seed {settings['seed']}, "
-        f"program {record['program']['name']} ({record['program']['parameters']:,} parameters).\n"
+        f"program {program['name']} ({program['parameters']:,} parameters).\n"
         "Every method had the same split, start, seed and number of steps.\n"
         f"mean, worst, best: accuracy over the devices after the last round, each device's model on {tested};\n"
         "  alone and fd: the device's own model after its local steps; fl: the averaged model that all devices share.\n"

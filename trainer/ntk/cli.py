@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from importlib.util import find_spec
@@ -194,7 +193,8 @@ def _finish(make: Callable[[], Page], out: Path | None) -> None:
     folder = out or Path("runs") / datetime.now().astimezone().strftime("ntk-%Y%m%d-%H%M%S")
     if folder.is_dir() and any(folder.iterdir()):
         raise click.ClickException(f"{folder} is not empty: name another folder with --out, or leave it out")
-    from trainer.ntk.report import table, write
+    from trainer.ntk.report import write
+    from trainer.report.page import text_table
 
     if find_spec("matplotlib") is None:
         raise click.ClickException("the figures need matplotlib: pip install 'potstill[trainer]'")
@@ -204,7 +204,9 @@ def _finish(make: Callable[[], Page], out: Path | None) -> None:
         raise click.ClickException(str(problem)) from problem
     write(page, folder)
     click.echo(
-        "\n".join(["", table(page.heads, page.rows), *page.notes, f"Report: {folder / 'report.html'} (and run.json)"])
+        "\n".join(
+            ["", text_table(page.heads, page.rows), *page.notes, f"Report: {folder / 'report.html'} (and run.json)"]
+        )
     )
 
 
@@ -248,6 +250,7 @@ def program(
 
     from edge.runtime.program import ProgramRefused, load_program
     from trainer.ntk.program import drift_of, fleet_lines, report
+    from trainer.record.run import RecordError, read_record
 
     try:
         loaded, count = load_program(program), options.pop("samples")
@@ -259,9 +262,9 @@ def program(
         for path in checkpoints:
             drift, alignment = drift_of(loaded, x, np.load(path, allow_pickle=False))
             click.echo(f"{path}: kernel drift {drift:.3f}, alignment {alignment:.3f}")
-        for text in fleet_lines(json.loads(record.read_text(encoding="utf-8"))) if record else ():
+        for text in fleet_lines(read_record(record)) if record else ():
             click.echo(text)
-    except (ProgramRefused, ValueError, KeyError) as problem:
+    except (ProgramRefused, RecordError, ValueError) as problem:
         raise click.ClickException(str(problem)) from problem
 
 

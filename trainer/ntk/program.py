@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from edge.runtime.state import split
 from edge.runtime.torch_ import KERNELS, TorchRuntime
 from trainer.ntk import predict
 from trainer.ntk.kernels import Network, Parameters, contraction, matrix, parameter_count
+from trainer.record.run import Record
 
 FAR = 0.1
 """A prediction this far off, relative to how far the scores moved, is called of no use."""
@@ -259,18 +259,13 @@ def report(
     yield f"where the theory applies: the linear scores are within {FAR:.0%} of the program's {held}"
 
 
-def fleet_lines(record: dict[str, Any]) -> Iterator[str]:
-    """Of a demo's run.json: mean accuracy of its fd rounds, to stand beside the prediction."""
-    for share in record["splits"]:
-        for method in share["methods"]:
-            means = [_mean_accuracy(entry["devices"]) for entry in method["rounds"] if entry["devices"]]
-            if method["method"] == "fd" and means:
-                half = next(r for r, mean in enumerate(means, 1) if mean >= (means[0] + means[-1]) / 2)
-                yield (
-                    f"the fleet, {share['split']}: fd accuracy {means[0]:.3f} after round 1, {means[-1]:.3f} after "
-                    f"round {len(means)}, half of the way in round {half}"
-                )
-
-
-def _mean_accuracy(devices: dict[str, Any]) -> float:
-    return float(np.mean([device["accuracy"] for device in devices.values()]))
+def fleet_lines(record: Record) -> Iterator[str]:
+    """Of a run: mean accuracy of its fd rounds, to stand beside the prediction."""
+    for curve in record.curves:
+        means = [point.score.mean for point in curve.points]
+        if curve.method == "fd" and means:
+            half = next(r for r, mean in enumerate(means, 1) if mean >= (means[0] + means[-1]) / 2)
+            yield (
+                f"the fleet, {curve.split}: fd accuracy {means[0]:.3f} after round 1, {means[-1]:.3f} after "
+                f"round {len(means)}, half of the way in round {half}"
+            )

@@ -1,14 +1,11 @@
 """Figures, one self-contained HTML page and run.json of an experiment. Needs matplotlib.
 
-Colours are Okabe & Ito's (2008), told apart by the colour-blind; measured values are marks and predictions lines, with
-marks and dashes of their own, so that the figures can be read in grey.
+Measured values are marks and predictions lines.
 """
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 import platform
 import sys
@@ -22,12 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from trainer.report.page import COLOURS, DASHES, MARKS, page_html, picture_html, svg, table_html
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKS = ("o", "s", "^", "D", "v", "P", "x")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +100,9 @@ def write(page: Page, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for plot in page.plots:
-        figure, picture = draw(plot), io.BytesIO()
-        figure.savefig(picture, format="svg")
-        (folder / f"{plot.name}.svg").write_bytes(picture.getvalue())
-        pictures.append(picture.getvalue())
+        picture = svg(draw(plot))
+        (folder / f"{plot.name}.svg").write_bytes(picture)
+        pictures.append(picture)
     (folder / "report.html").write_text(_html(page, pictures), encoding="utf-8")
     record = {
         "format": "potstill-ntk",
@@ -141,38 +135,18 @@ def _plain(series: Series) -> dict[str, Any]:
     return {"label": series.label, **rounded}
 
 
-STYLE = """body{font:16px/1.5 Georgia,serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#111}
-table{border-collapse:collapse;font-size:.9rem}td,th{padding:.15rem .7rem;text-align:right;border-bottom:1px solid #ddd}
-img{width:100%}figcaption{font-size:.9rem;color:#333}code{font-size:.85rem}"""
-
-
 def _html(page: Page, pictures: Sequence[bytes]) -> str:
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
     figures = "\n".join(
-        f'<figure><img alt="{html.escape(plot.title)}" '
-        f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
-        f"<figcaption>{html.escape(plot.caption)}</figcaption></figure>"
-        for plot, svg in zip(page.plots, pictures, strict=True)
+        picture_html(picture, title=plot.title, caption=plot.caption)
+        for plot, picture in zip(page.plots, pictures, strict=True)
     )
     settings = html.escape(json.dumps(page.settings))
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in page.notes)
-    rows = "\n".join(cells("td", row) for row in page.rows)
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(page.title)}</title>
-<style>{STYLE}</style><h1>{html.escape(page.title)}</h1>
-<p><code>{html.escape(environment()["command"])}</code><br><code>{settings}</code></p>
+    return page_html(
+        page.title,
+        f"""<p><code>{html.escape(environment()["command"])}</code><br><code>{settings}</code></p>
 <p>Marks are measured on trained networks, lines are predicted from the kernel at the start. An error is
 |f &minus; f predicted| / |f predicted &minus; f(0)|.</p>
-<table>{cells("th", page.heads)}
-{rows}</table>{notes}
-{figures}</html>
-"""
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """For the terminal."""
-    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (heads, *rows)
+{table_html(page.heads, page.rows)}{notes}
+{figures}""",
     )

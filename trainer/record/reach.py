@@ -39,7 +39,7 @@ def reach_table(record: Record, split: str, target: float | None = None) -> Tabl
     target = common_target(curves) if target is None else target
     return Table(
         title=f"To {record.score} {target:g}, {split}: rounds, and by a device bytes, joules and seconds",
-        heads=("method", "seed", "round", "bytes", "joules", "seconds", f"best {record.score}"),
+        heads=("method", "seed", "rounds", "bytes", "joules", "seconds", f"best {record.score}"),
         rows=tuple(_row(curve, target) for curve in curves),
         notes=("An empty cell: not reached, or not known.",),
     )
@@ -50,4 +50,4 @@ def _row(curve: Curve, target: float) -> tuple[str | float | int | None, ...]:
     point = first_reaching(curve, target)
     if point is None:
         return (curve.name, curve.seed, None, None, None, None, best)
-    return (curve.name, curve.seed, point.round, total_bytes(point), total_joules(point), point.seconds, best)
+    return (curve.name, curve.seed, point.round + 1, total_bytes(point), total_joules(point), point.seconds, best)

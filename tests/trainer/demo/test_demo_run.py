@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import numpy as np
@@ -19,8 +18,9 @@ import pytest
 
 from trainer.demo.table import rows_of
 from trainer.programs import shipped
+from trainer.record.run import Curve, Record, read_record
 
-SCHEMA = json.loads((Path(__file__).parents[3] / "trainer" / "demo" / "run.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[3] / "trainer" / "record" / "run.schema.json").read_text())
 
 
 def demo(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -62,10 +62,14 @@ def broker_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in psutil.Process(process.pid).children() if "serve" in child.cmdline()]
 
 
-def record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
+def record(folder: Path) -> Record:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    jsonschema.Draft202012Validator(SCHEMA).validate(found)
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads((folder / "run.json").read_text()))
+    return read_record(folder / "run.json")
+
+
+def curve(folder: Path, method: str, split: str = "iid") -> Curve:
+    (found,) = [curve for curve in record(folder).curves if (curve.method, curve.split) == (method, split)]
     return found
 
 
@@ -80,47 +84,55 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_the_record_is_whole_and_as_its_schema_says(small: tuple[Path, str]) -> None:
     found = record(small[0])
-    assert found["complete"]
-    assert found["failure"] is None
-    assert [split["split"] for split in found["splits"]] == ["iid", "fd:3:1"]
-    for split in found["splits"]:
-        assert set(split["devices"]) == {"d0", "d1", "d2", "d3"}
-        assert [method["method"] for method in split["methods"]] == ["alone", "fl", "fd"]
-        for method in split["methods"]:
-            assert len(method["rounds"]) == 6
-            assert all(set(entry["devices"]) == set(split["devices"]) for entry in method["rounds"])
-            assert all(entry["missing"] == [] for entry in method["rounds"])
-            assert method["refused"] == 0
-    iid, skewed = (split["devices"] for split in found["splits"])
-    assert all(sum(iid[device]["samples"]) == 60 > sum(skewed[device]["samples"]) for device in iid)
+    assert found.complete
+    assert found.failure is None
+    both = [(split, method) for split in ("iid", "fd:3:1") for method in ("alone", "fl", "fd")]
+    assert [(curve.split, curve.method) for curve in found.curves] == both
+    for curve in found.curves:
+        assert [device.name for device in curve.devices] == ["d0", "d1", "d2", "d3"]
+        assert [point.round for point in curve.points] == list(range(6))
+        assert all(set(point.devices) == {"d0", "d1", "d2", "d3"} for point in curve.points)
+        assert all(point.missing == () for point in curve.points)
+        assert curve.figures["refused"] == 0
+    iid, skewed = found.curves[0].devices, found.curves[3].devices
+    assert all(sum(a.samples) == 60 > sum(b.samples) for a, b in zip(iid, skewed, strict=True))
+
+
+def test_a_page_lies_beside_the_record(small: tuple[Path, str]) -> None:
+    page = (small[0] / "report.html").read_text(encoding="utf-8")
+    assert "Potstill demo: alone, fl, fd" in page
+    assert len((small[0] / "points.csv").read_text().splitlines()) == 1 + 2 * 3 * 6
+    assert len((small[0] / "devices.csv").read_text().splitlines()) == 1 + 2 * 3 * 4
 
 
 def test_all_methods_start_from_the_same_model(small: tuple[Path, str]) -> None:
     """Round 0 of fd has no teacher, so it is the round 0 of alone, device by device, to the last digit."""
-    for split in record(small[0])["splits"]:
-        alone, _, fd = (method["rounds"][0]["devices"] for method in split["methods"])
-        assert {device: alone[device]["accuracy"] for device in alone} == {d: fd[d]["accuracy"] for d in fd}
-        assert {device: alone[device]["loss"] for device in alone} == {d: fd[d]["loss"] for d in fd}
+    for split in ("iid", "fd:3:1"):
+        alone, fd = (curve(small[0], method, split).points[0].devices for method in ("alone", "fd"))
+        for device in alone:
+            assert alone[device]["accuracy"] == fd[device]["accuracy"]
+            assert alone[device]["loss"] == fd[device]["loss"]
 
 
 def test_fl_delivers_one_model_and_pays_for_it(small: tuple[Path, str]) -> None:
-    for split in record(small[0])["splits"]:
-        alone, fl, fd = split["methods"]
-        assert fl["accuracy"]["worst"] == fl["accuracy"]["best"]
-        size = 4 * record(small[0])["program"]["parameters"]
-        assert size < fl["bytes_per_device_round"]["payload_up"] < size + 100
-        assert 100 * fd["bytes_per_device_round"]["payload_up"] < fl["bytes_per_device_round"]["payload_up"]
-        assert alone["bytes_per_device_round"]["payload_up"] < fd["bytes_per_device_round"]["payload_up"] <= 80
-        for method in split["methods"]:
-            sizes = method["bytes_per_device_round"]
-            assert sizes["payload_up"] < sizes["stream_up"]
-            assert sizes["payload_down"] < sizes["stream_down"]
+    found = record(small[0])
+    assert found.program is not None
+    size = 4 * found.program["parameters"]
+    rows = {(row.split, row.method): row for row in rows_of(found)}
+    for split in ("iid", "fd:3:1"):
+        alone, fl, fd = (rows[split, method] for method in ("alone", "fl", "fd"))
+        assert fl.worst == fl.best
+        assert size < fl.payload_up < size + 100
+        assert 100 * fd.payload_up < fl.payload_up
+        assert alone.payload_up < fd.payload_up <= 80
+        for row in (alone, fl, fd):
+            assert row.payload_up < row.stream_up
+            assert row.payload_down < row.stream_down
 
 
 def test_everybody_learns(small: tuple[Path, str]) -> None:
-    for split in record(small[0])["splits"]:
-        for method in split["methods"]:
-            assert method["accuracy"]["worst"] > 0.3, (split["split"], method["method"])
+    for found in record(small[0]).curves:
+        assert found.points[-1].score.worst > 0.3, (found.split, found.method)
 
 
 def test_tables_say_what_was_printed(small: tuple[Path, str]) -> None:
@@ -153,8 +165,8 @@ def test_same_seed_same_accuracies(small: tuple[Path, str], tmp_path: Path) -> N
     again = tmp_path / "again"
     code, _, err = finished(demo(again, "--devices", "4", "--rounds", "6", "--split", "fd", "--methods", "fd"))
     assert code == 0, err
-    first = record(small[0])["splits"][1]["methods"][2]
-    assert record(again)["splits"][0]["methods"][0]["accuracy"] == first["accuracy"]
+    first = curve(small[0], "fd", "fd:3:1")
+    assert [p.score for p in curve(again, "fd", "fd:3:1").points] == [p.score for p in first.points]
 
 
 @pytest.mark.slow
@@ -162,10 +174,10 @@ def test_fd_beats_alone_on_digits(tmp_path: Path) -> None:
     """The demo's claim at a third of its rounds; five seeds of the whole are in docs/demo.md."""
     code, _, err = finished(demo(tmp_path / "run", "--rounds", "12", "--methods", "alone,fd"))
     assert code == 0, err
-    for split in record(tmp_path / "run")["splits"]:
-        alone, fd = (method["accuracy"] for method in split["methods"])
-        assert fd["mean"] > alone["mean"] + 0.01, split["split"]
-        assert fd["worst"] > alone["worst"], split["split"]
+    for split in ("iid", "fd:3:1"):
+        alone, fd = (curve(tmp_path / "run", method, split).points[-1].score for method in ("alone", "fd"))
+        assert fd.mean > alone.mean + 0.01, split
+        assert fd.worst > alone.worst, split
 
 
 @pytest.mark.shared
@@ -175,8 +187,8 @@ def test_fd_beats_alone_on_mnist(tmp_path: Path, shared_data: Path) -> None:
     arguments = ["--data", f"mnist:{shared_data / 'mnist'}", "--methods", "alone,fd", "--split", "iid"]
     code, _, err = finished(demo(tmp_path / "run", *arguments, "--devices", "5", "--samples", "250", "--rounds", "10"))
     assert code == 0, err
-    alone, fd = (method["accuracy"] for method in record(tmp_path / "run")["splits"][0]["methods"])
-    assert fd["mean"] > alone["mean"] + 0.01
+    alone, fd = (curve(tmp_path / "run", method).points[-1].score for method in ("alone", "fd"))
+    assert fd.mean > alone.mean + 0.01
 
 
 @pytest.mark.shared
@@ -185,8 +197,8 @@ def test_natural_devices(tmp_path: Path, shared_data: Path) -> None:
     code, out, err = finished(demo(tmp_path / "run", *arguments))
     assert code == 0, err
     found = record(tmp_path / "run")
-    assert [device["test_samples"] for device in found["splits"][0]["devices"].values()] == [87, 76, 86]
-    assert found["settings"]["own_test"]
+    assert [device.test_samples for device in found.curves[0].devices] == [87, 76, 86]
+    assert found.settings["own_test"]
     assert "its own test samples" in out
 
 
@@ -204,9 +216,9 @@ def test_a_stopped_demo_leaves_a_record_and_no_process(tmp_path: Path, number: s
     assert children(folder) == []
     assert not any(child.is_running() for child in broker)
     found = record(folder)
-    assert not found["complete"]
-    assert found["failure"] == "stopped by the user"
-    assert found["splits"][0]["methods"][0]["rounds"]
+    assert not found.complete
+    assert found.failure == "stopped by the user"
+    assert found.curves[0].points
 
 
 def test_a_device_that_dies_is_named_with_its_log(tmp_path: Path) -> None:
@@ -221,7 +233,7 @@ def test_a_device_that_dies_is_named_with_its_log(tmp_path: Path) -> None:
     assert "device d1 ended with code -9" in err
     assert str(log) in err
     assert children(folder) == []
-    assert "device d1" in record(folder)["failure"]
+    assert "device d1" in str(record(folder).failure)
 
 
 def test_a_broker_that_is_not_there(tmp_path: Path) -> None:
@@ -230,7 +242,7 @@ def test_a_broker_that_is_not_there(tmp_path: Path) -> None:
     assert code == 1
     assert "no broker at 127.0.0.1:1" in err
     assert "leave --broker out" in err
-    assert not record(tmp_path / "run")["complete"]
+    assert not record(tmp_path / "run").complete
 
 
 def test_no_embedded_broker_installed(tmp_path: Path) -> None:
@@ -254,7 +266,7 @@ def test_another_broker_and_another_runtime(tmp_path: Path) -> None:
         broker.terminate()
     assert code == 0, err
     found = record(tmp_path / "run")
-    assert (found["settings"]["broker"], found["settings"]["runtime"]) == (url, "numpy")
+    assert (found.settings["broker"], found.settings["runtime"]) == (url, "numpy")
     assert "runtime numpy" in (tmp_path / "run" / "logs" / "iid" / "d0.log").read_text()
 
 

@@ -13,6 +13,7 @@ from edge.runtime.program import load_program
 from trainer.data import load_digits
 from trainer.ntk import program as shipped
 from trainer.ntk.kernels import contraction, vector_products
+from trainer.record.run import Curve, Point, Record, Spread, now
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 PROGRAM = load_program(Path(__file__).resolve().parents[3] / "trainer" / "programs" / "cnn-8x8")
@@ -76,8 +77,9 @@ def test_a_checkpoint_of_another_size_is_refused() -> None:
 
 
 def test_a_fleets_record_is_read() -> None:
-    rounds = [{"devices": {"d0": {"accuracy": a}, "d1": {"accuracy": a}}} for a in (0.2, 0.5, 0.7, 0.8)]
-    record = {"splits": [{"split": "iid", "methods": [{"method": "fd", "rounds": [*rounds, {"devices": {}}]}]}]}
+    points = tuple(Point(round=r, score=Spread(mean=a, worst=a, best=a)) for r, a in enumerate((0.2, 0.5, 0.7, 0.8)))
+    curve = Curve(method="fd", split="iid", seed=0, points=points)
+    record = Record(kind="demo", settings={}, provenance={}, started=now(), curves=(curve,))
     (line,) = shipped.fleet_lines(record)
     assert "iid" in line
     assert "half of the way in round 2" in line

@@ -44,7 +44,7 @@ def test_the_first_point_at_or_above_it() -> None:
 def test_a_row_a_curve() -> None:
     record = Record(kind="emulate", settings={}, provenance={}, started=now(), curves=(FL, FD))
     assert reach_table(record, "iid").rows == (
-        ("fl", 0, 1, 3000.0, 4.0, 6.0, 0.95),
-        ("fd", 0, 2, 45.0, 6.0, 9.0, 0.869),
+        ("fl", 0, 2, 3000.0, 4.0, 6.0, 0.95),
+        ("fd", 0, 3, 45.0, 6.0, 9.0, 0.869),
     )
     assert reach_table(record, "iid", 0.9).rows[1] == ("fd", 0, None, None, None, None, 0.869)

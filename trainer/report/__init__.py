@@ -1,0 +1,1 @@
+"""One self-contained HTML page a run: figures, tables, and where each number comes from. Needs matplotlib."""
