@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from firmware_profiles.link import Link
 from firmware_profiles.schema import Profile
-from trainer.emulate.shape import Link
 
 
 class BackendError(Exception):

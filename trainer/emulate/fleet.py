@@ -29,17 +29,20 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from edge.wire.messages import Method
-from firmware_profiles.load import ProfileError, load_profile
+from firmware_profiles.link import Link, Shape
+from firmware_profiles.load import ProfileError, list_radios, load_link, load_profile
 from firmware_profiles.schema import Profile
-from trainer.emulate.shape import Link, Shape
 from trainer.shards import device_names
 
-LINKS_FILE = Path(__file__).with_name("links.toml")
 BACKENDS = ("process", "netns", "container", "machine")
 """What can emulate a device: docs/emulate.md says what each enforces."""
 ARCHES = ("native", "arm64")
 MAX_DEVICES = 1000
 """As many seats as a /22 of link addresses; memory ends earlier (some 50 MB a device)."""
+
+_FAST = Shape(rate_bit_per_s=1e12, delay_s=0.0, jitter_s=0.0, loss=0.0, queue_bytes=10**9)
+UNSHAPED = Link(name="none", up=_FAST, down=_FAST, mtu_bytes=1500)
+"""As fast as the host."""
 
 T = TypeVar("T")
 
@@ -78,6 +81,37 @@ class Training:
     start_deadline_s: float = 300.0
     target: float | None = None
     """Accuracy that bytes and joules are counted to. None: the best that every method reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """One direction of a [link.NAME] table or of a fade; None: as the link it is made from."""
+
+    rate_kbit_per_s: float | None = None
+    delay_ms: float | None = None
+    jitter_ms: float | None = None
+    loss_fraction: float | None = None
+    queue_bytes: int | None = None
+
+    def change(self, shape: Shape) -> Shape:
+        """Raises ValueError."""
+        given: dict[str, Any] = {
+            "rate_bit_per_s": None if self.rate_kbit_per_s is None else 1000 * self.rate_kbit_per_s,
+            "delay_s": None if self.delay_ms is None else self.delay_ms / 1000,
+            "jitter_s": None if self.jitter_ms is None else self.jitter_ms / 1000,
+            "loss": self.loss_fraction,
+            "queue_bytes": self.queue_bytes,
+        }
+        return replace(shape, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Air:
+    """What a device is connected by."""
+
+    link: Link
+    radio: str | None
+    """Of firmware_profiles, for frames, airtime and joules; None: none is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +156,9 @@ class Happening:
     at: Trigger = Trigger()
     until: Trigger | None = None
     """drop: it returns; fade: the link is as before. None: never."""
-    link: Link | None = None
-    """fade: what the link becomes."""
+    up: Figures = Figures()
+    """fade: what changes of each device's own link."""
+    down: Figures = Figures()
     offset_s: float = 0.0
     """clock: added to the device's wall clock."""
 
@@ -137,7 +172,7 @@ class Member:
     """0-based, through all groups."""
     group: Group
     profile: Profile
-    link: Link
+    air: Air
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +201,7 @@ class Fleet:
 
 EVENT_KEYS = {
     "drop": ("devices", "group", "at_round", "at_s", "until_round", "until_s"),
-    "fade": ("devices", "group", "at_round", "at_s", "until_round", "until_s", "link", "up", "down"),
+    "fade": ("devices", "group", "at_round", "at_s", "until_round", "until_s", "up", "down"),
     "broker-restart": ("at_round", "at_s"),
     "clock": ("devices", "group", "offset_s"),
 }
@@ -194,13 +229,10 @@ def parse_fleet(raw: Mapping[str, Any], *, name: str, source: str = "the fleet")
 
 
 @cache
-def named_links() -> Mapping[str, Link]:
-    """The links that ship with the package."""
-    reader = _Reader()
-    found = reader.links(tomllib.loads(LINKS_FILE.read_text(encoding="utf-8")))
-    if reader.problems:
-        raise FleetError("\n".join(f"{LINKS_FILE.name}: {problem}" for problem in reader.problems))
-    return found
+def named_links() -> Mapping[str, Air]:
+    """The links that ship: every radio profile's, and `none`."""
+    radios = {name: Air(link=load_link(name), radio=name) for name in list_radios()}
+    return {"none": Air(link=UNSHAPED, radio=None), **radios}
 
 
 class _Reader:
@@ -280,23 +312,32 @@ class _Reader:
 
     # ------------------------------------------------------------ parts
 
-    def links(self, raw: Mapping[str, Any]) -> dict[str, Link]:
+    def links(self, raw: Mapping[str, Any]) -> dict[str, Air]:
+        """The fleet's own [link.NAME] tables, each made from a named one (`from`, none where not given)."""
         found = {}
         for name, value in raw.items():
-            link = self.link(f"link {name}", name, self.table(f"link {name}", value))
-            if link is not None:
-                found[name] = link
+            where, table = f"[link.{name}]", self.table(f"[link.{name}]", value)
+            self.keys(where, table, ["from", "up", "down"])
+            base = named_links().get(table.get("from", "none"))
+            if base is None:
+                self.wrong(where, f"from = {table['from']!r}: one of {', '.join(named_links())}")
+                continue
+            link = self.changed(where, replace(base.link, name=name), table)
+            found[name] = Air(link=link or base.link, radio=base.radio)
         return found
 
-    def link(self, where: str, name: str, table: Mapping[str, Any]) -> Link | None:
-        shapes = {
-            way: self.build(f"{where}, {way}", Shape, self.table(f"{where}, {way}", table.get(way, {})))
-            for way in ("up", "down")
-        }
-        rest = {key: value for key, value in table.items() if key not in shapes}
-        if None in shapes.values():
+    def changed(self, where: str, link: Link, table: Mapping[str, Any]) -> Link | None:
+        up, down = self.figures(where, table, "up"), self.figures(where, table, "down")
+        if up is None or down is None:
             return None
-        return self.build(where, Link, rest, name=name, **shapes)
+        try:
+            return replace(link, up=up.change(link.up), down=down.change(link.down))
+        except ValueError as problem:
+            self.wrong(where, str(problem))
+            return None
+
+    def figures(self, where: str, table: Mapping[str, Any], way: str) -> Figures | None:
+        return self.build(f"{where}, {way}", Figures, self.table(f"{where}, {way}", table.get(way, {})))
 
     def fleet(self, raw: Mapping[str, Any], name: str) -> Fleet | None:
         self.keys("the file", raw, ["fleet", "group", "event", "link"])
@@ -312,7 +353,7 @@ class _Reader:
         if self.problems or training is None:
             return None
         happenings = [
-            self.happening(f"[[event]] {number}", table, members, links)
+            self.happening(f"[[event]] {number}", table, members)
             for number, table in enumerate(self.tables("event", raw.get("event", [])), 1)
         ]
         fleet = Fleet(
@@ -363,7 +404,7 @@ class _Reader:
                 self.wrong(where, f"{key} = {value:g}: more than 0")
         return replace(group, name=group.name or group.profile)
 
-    def members(self, groups: Sequence[Group], links: Mapping[str, Link]) -> list[Member]:
+    def members(self, groups: Sequence[Group], links: Mapping[str, Air]) -> list[Member]:
         members: list[Member] = []
         for name in {group.name for group in groups}:
             if sum(group.name == name for group in groups) > 1:
@@ -374,7 +415,7 @@ class _Reader:
             if group.link not in links:
                 self.wrong(f"group {group.name}", f"unknown link {group.link!r}: one of {', '.join(links)}")
             elif profile is not None:
-                members.append(Member(name=name, number=number, group=group, profile=profile, link=links[group.link]))
+                members.append(Member(name=name, number=number, group=group, profile=profile, air=links[group.link]))
         return members
 
     def profile(self, group: Group) -> Profile | None:
@@ -384,9 +425,7 @@ class _Reader:
             self.wrong(f"group {group.name}", str(problem))
             return None
 
-    def happening(
-        self, where: str, table: Mapping[str, Any], members: Sequence[Member], links: Mapping[str, Link]
-    ) -> Happening | None:
+    def happening(self, where: str, table: Mapping[str, Any], members: Sequence[Member]) -> Happening | None:
         kind = table.get("kind")
         if kind not in EVENT_KEYS:
             self.wrong(where, f"kind = {kind!r}: one of {', '.join(EVENT_KEYS)}")
@@ -394,17 +433,21 @@ class _Reader:
         before = len(self.problems)
         self.keys(f"{where} ({kind})", table, ["kind", *EVENT_KEYS[kind]])
         devices = self.devices(where, table, members) if "devices" in EVENT_KEYS[kind] else ()
-        offset = self.value(f"{where}, offset_s", table.get("offset_s", 0), float)
-        if kind == "clock" and not offset:
+        if kind == "clock" and not self.value(f"{where}, offset_s", table.get("offset_s", 0), float):
             self.wrong(where, "a wrong clock needs offset_s, seconds that it is ahead (or, negative, behind)")
         at, until = self.trigger(where, table, "at"), self.trigger(where, table, "until")
         if kind != "clock" and at is None:
             self.wrong(where, "needs at_round or at_s")
-        link = self.faded(where, table, links) if kind == "fade" else None
-        if len(self.problems) > before:
+        if kind == "fade" and "up" not in table and "down" not in table:
+            self.wrong(where, "a fade needs up = {...} or down = {...}")
+        up, down = self.figures(where, table, "up"), self.figures(where, table, "down")
+        for device in devices if kind == "fade" else ():
+            self.changed(f"{where}, {device}", next(each for each in members if each.name == device).air.link, table)
+        if len(self.problems) > before or up is None or down is None:
             return None
+        offset_s = float(table.get("offset_s", 0))
         return Happening(
-            kind=kind, devices=devices, at=at or Trigger(), until=until, link=link, offset_s=float(str(offset))
+            kind=kind, devices=devices, at=at or Trigger(), until=until, up=up, down=down, offset_s=offset_s
         )
 
     def devices(self, where: str, table: Mapping[str, Any], members: Sequence[Member]) -> tuple[str, ...]:
@@ -422,7 +465,7 @@ class _Reader:
             if device not in known:
                 near = get_close_matches(str(device), known, n=1)
                 self.wrong(where, f"no device {device!r}" + (f": did you mean {near[0]}?" if near else ""))
-        return tuple(map(str, devices))
+        return tuple(device for device in devices if device in known)
 
     def trigger(self, where: str, table: Mapping[str, Any], edge: str) -> Trigger | None:
         round_, seconds = table.get(f"{edge}_round"), table.get(f"{edge}_s")
@@ -435,15 +478,6 @@ class _Reader:
         if seconds is not None:
             self.value(f"{where}, {edge}_s", seconds, float)
         return Trigger(round=round_, seconds=seconds)
-
-    def faded(self, where: str, table: Mapping[str, Any], links: Mapping[str, Link]) -> Link | None:
-        if "link" in table:
-            if table["link"] not in links or "up" in table or "down" in table:
-                self.wrong(where, f"link = {table['link']!r}: one of {', '.join(links)}; or give up and down instead")
-            return links.get(table["link"])
-        if "up" not in table and "down" not in table:
-            self.wrong(where, "a fade needs link = ..., or up and down")
-        return self.link(where, "faded", {way: table[way] for way in ("up", "down") if way in table})
 
     # ------------------------------------------------------------ the whole
 

@@ -4,9 +4,10 @@ For kernels without netem; needs root. It speaks JSON lines: the first on standa
 change it; when standard input ends (so also when the emulator dies) or on SIGTERM it says what it counted and ends, and
 both interfaces go with it.
 
-    > {"device": ["ps-1-d0", "air"], "hub": ["ps-1-hub", "d0"], "up": {"delay_ms": 25}, "down": {}, "seed": "0/d0"}
+    > {"device": ["ps-1-d0", "air"], "hub": ["ps-1-hub", "d0"], "up": {"rate_bit_per_s": 250000, ...}, "down": {...},
+       "seed": "0/d0"}                          (on one line; up and down are firmware_profiles.link.Shape)
     < {"event": "ready"}
-    > {"up": {"loss": 0.5}}
+    > {"up": {"rate_bit_per_s": 250000, "loss": 0.5, ...}}
     < {"event": "shaped"}
     > {}
     < {"event": "counts", "up": {"packets": 12, "bytes": 5010, ...}, "down": {...}}
@@ -31,7 +32,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.emulate.shape import Direction, Shape
+from firmware_profiles.link import Shape
+from trainer.emulate.direction import Direction
 
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000

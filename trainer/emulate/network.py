@@ -20,10 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from firmware_profiles.link import Link
 from trainer.emulate.backend import BackendError
+from trainer.emulate.direction import Counts
 from trainer.emulate.leftovers import Leftovers
 from trainer.emulate.link import inside_namespace
-from trainer.emulate.shape import Counts, Link
 
 HUB_ADDRESS = "10.213.0.1"
 """Of the broker, as every device sees it. It exists inside the run's own namespaces only."""
@@ -151,8 +152,8 @@ class Network:
         wire = self._start(device, namespace, link, seed)
         self._wires.append(wire)
         address = str(_FIRST_DEVICE + number)
-        _connect(namespace, DEVICE_INTERFACE, address, HUB_ADDRESS)
-        _connect(self.hub, device, HUB_ADDRESS, address)
+        _connect(namespace, DEVICE_INTERFACE, address, HUB_ADDRESS, link.mtu_bytes)
+        _connect(self.hub, device, HUB_ADDRESS, address, link.mtu_bytes)
         return wire
 
     def _add_namespace(self, name: str) -> None:
@@ -221,12 +222,12 @@ def _routes(namespace: str) -> Iterator[Any]:
         raise BackendError(f"{namespace}: the kernel refused a change of its network: {problem}") from problem
 
 
-def _connect(namespace: str, interface: str, address: str, peer: str) -> None:
+def _connect(namespace: str, interface: str, address: str, peer: str, mtu_bytes: int) -> None:
     """Address and route of one end of a link."""
     with _routes(namespace) as ip:
         (index,) = ip.link_lookup(ifname=interface)
         if not ip.get_addr(address=address):
             ip.addr("add", index=index, address=address, prefixlen=32)
-        ip.link("set", index=index, mtu=1500, txqlen=QUEUE_PACKETS, state="up")
+        ip.link("set", index=index, mtu=mtu_bytes, txqlen=QUEUE_PACKETS, state="up")
         metrics = {"cc_algo": CONGESTION_CONTROL}
         ip.route("add", dst=f"{peer}/32", oif=index, prefsrc=address, metrics=metrics)

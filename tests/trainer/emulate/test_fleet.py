@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from trainer.emulate.fleet import Fleet, FleetError, Trigger, named_links, parse_fleet, read_fleet
-from trainer.emulate.shape import Link, Shape
+from firmware_profiles.load import load_link
+from trainer.emulate.fleet import UNSHAPED, Figures, Fleet, FleetError, Trigger, named_links, parse_fleet, read_fleet
 
 WHOLE = """
 [fleet]
@@ -29,6 +29,7 @@ link = "mine"
 battery_j = 500
 
 [link.mine]
+from = "wifi-2.4-good"
 up = { rate_kbit_per_s = 100, delay_ms = 5 }
 
 [[event]]
@@ -41,7 +42,7 @@ until_round = 6
 kind = "fade"
 group = "pi-zero-2-w"
 at_s = 20
-up = { loss = 0.5 }
+up = { loss_fraction = 0.5 }
 
 [[event]]
 kind = "broker-restart"
@@ -67,15 +68,17 @@ def test_devices_are_numbered_through_the_groups() -> None:
         ("d3", "pi-4b"),
     ]
     assert found.backends == ("process", "netns")
-    assert found.member("d3").link == Link(name="mine", up=Shape(rate_kbit_per_s=100, delay_ms=5))
+    mine = found.member("d3").air
+    assert (mine.link.name, mine.radio) == ("mine", "wifi-2.4-good")
+    assert (mine.link.up.rate_bit_per_s, mine.link.up.delay_s) == (100_000, 0.005)
+    assert mine.link.down == load_link("wifi-2.4-good").down
 
 
 def test_events_name_devices_or_a_group() -> None:
     drop, fade, restart = fleet(WHOLE).happenings
     assert (drop.devices, drop.at, drop.until) == (("d1",), Trigger(round=3), Trigger(round=6))
     assert fade.devices == ("d0", "d1", "d2")
-    assert fade.link is not None
-    assert (fade.link.up, fade.link.down, fade.at) == (Shape(loss=0.5), Shape(), Trigger(seconds=20))
+    assert (fade.up, fade.down, fade.at) == (Figures(loss_fraction=0.5), Figures(), Trigger(seconds=20))
     assert (restart.devices, restart.until) == ((), None)
 
 
@@ -102,8 +105,8 @@ def test_the_quorum_leaves_out_who_may_go() -> None:
         ("count = 3", "count = 0", "at least 1"),
         ("count = 3", "count = 2000", "2 to 1000"),
         ("battery_j = 500", "battery_j = true", "True is not a number"),
-        ("delay_ms = 5", "delay_ms = 5, jitter_ms = 6", "jitter_ms = 6 is more than delay_ms = 5"),
-        ("delay_ms = 5", "loss = 5", "loss = 5.0: 0 to 1"),
+        ("delay_ms = 5", "delay_ms = 5, jitter_ms = 6", "0 <= jitter_s <= delay_s"),
+        ("delay_ms = 5", "loss_fraction = 5", "loss is a probability below 1"),
         ("delay_ms = 5", "delay = 5", "unknown key 'delay': did you mean delay_ms?"),
         ('devices = ["d1"]', 'devices = ["d4"]', "no device 'd4'"),
         ('devices = ["d1"]', "", "needs devices = [...] or group = ..."),
@@ -111,7 +114,7 @@ def test_the_quorum_leaves_out_who_may_go() -> None:
         ("until_round = 6", "until_round = 6\nuntil_s = 3", "until_round or until_s, not both"),
         ('"drop"', '"drip"', "kind = 'drip': one of drop"),
         ('"broker-restart"', '"broker-restart"\ndevices = ["d1"]', "unknown key 'devices'"),
-        ("up = { loss = 0.5 }", "", "a fade needs link = ..., or up and down"),
+        ("up = { loss_fraction = 0.5 }", "", "a fade needs up = {...} or down = {...}"),
         ('group = "pi-zero-2-w"', 'group = "hub"', "d3 is a process, its link is not shaped"),
         ('name = "hub"', 'name = "pi-zero-2-w"', "two groups are named 'pi-zero-2-w'"),
     ],
@@ -137,8 +140,6 @@ def test_a_file_that_is_not_there_or_no_toml(tmp_path: Path) -> None:
         read_fleet(tmp_path / "bad.toml")
 
 
-def test_every_named_link_says_where_it_comes_from() -> None:
-    assert len(named_links()) > 5
-    for name, link in named_links().items():
-        assert link.note, name
-        assert link.shaped == (name != "none")
+def test_every_radio_profile_is_a_link() -> None:
+    assert {"none", "wifi-2.4-fair", "lossy-250k", "lora-eu868"} <= set(named_links())
+    assert named_links()["none"].link == UNSHAPED

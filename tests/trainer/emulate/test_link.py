@@ -6,16 +6,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trainer.emulate.fleet import named_links
+from firmware_profiles.link import Link
+from firmware_profiles.load import load_link
+from trainer.emulate.fleet import UNSHAPED
 from trainer.emulate.inside import command
 from trainer.emulate.leftovers import Leftovers
 from trainer.emulate.network import HUB_ADDRESS, Network, remove_namespace
-from trainer.emulate.shape import Link, Shape
 
 pytestmark = pytest.mark.root
 
@@ -83,6 +85,10 @@ def network(tmp_path: Path) -> Iterator[Network]:
     assert not path.exists()
 
 
+def changed(**up: float) -> Link:
+    return replace(UNSHAPED, up=replace(UNSHAPED.up, **up))  # type: ignore[arg-type]
+
+
 def run(namespace: str, program: str, *words: object) -> subprocess.Popen[str]:
     line = command([sys.executable, "-c", program, *map(str, words)], namespace=namespace)
     return subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
@@ -98,7 +104,7 @@ def result(process: subprocess.Popen[str]) -> Any:
 def test_250_kbit_and_5_percent_loss_are_that(network: Network) -> None:
     """80 kB of TCP: not faster than the rate, lost packets sent again, and the counts of kernel and link agree."""
     size = 80_000
-    wire = network.lay("d0", 0, named_links()["lossy-250k"], seed=1)
+    wire = network.lay("d0", 0, load_link("lossy-250k"), seed=1)
     with run(network.hub, SINK, HUB_ADDRESS) as sink:
         assert sink.stdout is not None
         port = sink.stdout.readline().strip()
@@ -116,8 +122,7 @@ def test_250_kbit_and_5_percent_loss_are_that(network: Network) -> None:
 
 
 def test_loss_is_counted_packet_by_packet(network: Network) -> None:
-    shape = Shape(loss=0.05, queue_bytes=10**6)
-    wire = network.lay("d0", 0, Link(name="lossy", up=shape), seed=3)
+    wire = network.lay("d0", 0, changed(loss=0.05), seed=3)
     with run(network.namespace("d0"), FLOOD, HUB_ADDRESS, 9, 2000) as flood:
         assert flood.wait(60) == 0
     up = wire.counts().up
@@ -126,12 +131,12 @@ def test_loss_is_counted_packet_by_packet(network: Network) -> None:
 
 
 def test_delay_is_each_direction_s_own_and_changes_at_run_time(network: Network) -> None:
-    wire = network.lay("d0", 0, Link(name="slow up", up=Shape(delay_ms=60), down=Shape(delay_ms=20)), seed=1)
+    wire = network.lay("d0", 0, replace(changed(delay_s=0.06), down=replace(UNSHAPED.down, delay_s=0.02)), seed=1)
     with run(network.hub, ECHO, HUB_ADDRESS) as echo:
         assert echo.stdout is not None
         port = echo.stdout.readline().strip()
         slow = result(run(network.namespace("d0"), PROBE, HUB_ADDRESS, port, 10))
-        wire.shape(Link(name="plain"))
+        wire.shape(UNSHAPED)
         fast = result(run(network.namespace("d0"), PROBE, HUB_ADDRESS, port, 10))
         echo.kill()
     assert slow[0] >= 0.0795
@@ -140,7 +145,7 @@ def test_delay_is_each_direction_s_own_and_changes_at_run_time(network: Network)
 
 
 def test_a_link_ends_with_the_emulator_s_end_of_the_pipe(network: Network) -> None:
-    wire = network.lay("d0", 0, Link(name="plain"), seed=1)
+    wire = network.lay("d0", 0, UNSHAPED, seed=1)
     wire.close()
     links = subprocess.run(["ip", "-n", network.hub, "link"], capture_output=True, text=True, check=True).stdout
     assert "d0" not in links

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.emulate.shape import Direction, Shape
+from firmware_profiles.link import Shape
+from trainer.emulate.direction import Direction
+
+
+def shape(
+    *, kbit_per_s: float = 1e9, delay_s: float = 0.0, jitter_s: float = 0.0, loss: float = 0.0, queue: int = 10**8
+) -> Shape:
+    return Shape(rate_bit_per_s=1000 * kbit_per_s, delay_s=delay_s, jitter_s=jitter_s, loss=loss, queue_bytes=queue)
+
 
 PACKET = b"\x45" + bytes(999)
 
@@ -23,22 +31,22 @@ def drained(direction: Direction) -> list[float]:
 
 
 def test_no_shape_hands_over_at_once() -> None:
-    direction = Direction(Shape(), "0")
+    direction = Direction(shape(), "0")
     direction.offer(PACKET, 5.0)
-    assert direction.next_due_s == 5.0
+    assert direction.next_due_s == pytest.approx(5.0)
     assert direction.take(4.99) is None
-    assert direction.take(5.0) == PACKET
+    assert direction.take(5.0001) == PACKET
 
 
 def test_packets_queue_for_the_rate_and_then_travel() -> None:
-    direction = Direction(Shape(rate_kbit_per_s=8, delay_ms=250), "0")  # 1000 bytes a second
+    direction = Direction(shape(kbit_per_s=8, delay_s=0.25), "0")  # 1000 bytes a second
     for _ in range(3):
         direction.offer(PACKET, 10.0)
     assert drained(direction) == pytest.approx([11.25, 12.25, 13.25])
 
 
 def test_a_full_queue_drops_and_counts() -> None:
-    direction = Direction(Shape(rate_kbit_per_s=8, queue_bytes=2000), "0")
+    direction = Direction(shape(kbit_per_s=8, queue=2000), "0")
     for _ in range(5):
         direction.offer(PACKET, 0.0)
     assert len(drained(direction)) == 2
@@ -47,9 +55,9 @@ def test_a_full_queue_drops_and_counts() -> None:
 
 
 def test_a_lost_packet_took_its_time_on_the_air() -> None:
-    direction = Direction(Shape(rate_kbit_per_s=8, loss=1.0), "0")
+    direction = Direction(shape(kbit_per_s=8, loss=0.999999), "0")
     direction.offer(PACKET, 0.0)
-    direction.shape = Shape(rate_kbit_per_s=8)
+    direction.shape = shape(kbit_per_s=8)
     direction.offer(PACKET, 0.0)
     assert drained(direction) == pytest.approx([2.0])
     assert direction.counts.lost_bytes == 1000
@@ -57,7 +65,7 @@ def test_a_lost_packet_took_its_time_on_the_air() -> None:
 
 def test_loss_is_as_asked_and_one_seed_loses_the_same() -> None:
     def lost(seed: str) -> list[bool]:
-        direction = Direction(Shape(loss=0.05), seed)
+        direction = Direction(shape(loss=0.05), seed)
         found = []
         for _ in range(4000):
             before = direction.counts.lost_packets
@@ -71,16 +79,16 @@ def test_loss_is_as_asked_and_one_seed_loses_the_same() -> None:
 
 @given(
     times=st.lists(st.floats(0, 0.01), min_size=1, max_size=40),
-    rate=st.sampled_from([0.0, 100.0, 10_000.0]),
-    delay=st.floats(0, 50),
+    rate=st.sampled_from([100.0, 10_000.0, 1e9]),
+    delay=st.floats(0, 0.05),
     share=st.floats(0, 1),
     loss=st.sampled_from([0.0, 0.3]),
 )
 def test_packets_keep_their_order_and_none_is_counted_twice(
     times: list[float], rate: float, delay: float, share: float, loss: float
 ) -> None:
-    shape = Shape(rate_kbit_per_s=rate, delay_ms=delay, jitter_ms=delay * share, loss=loss, queue_bytes=20_000)
-    direction, now = Direction(shape, "0"), 0.0
+    asked = shape(kbit_per_s=rate, delay_s=delay, jitter_s=delay * share, loss=loss, queue=20_000)
+    direction, now = Direction(asked, "0"), 0.0
     for gap in times:
         now += gap
         direction.offer(PACKET, now)
@@ -89,9 +97,3 @@ def test_packets_keep_their_order_and_none_is_counted_twice(
     counts = direction.counts
     assert counts.packets == len(times) == counts.lost_packets + counts.dropped_packets + counts.delivered_packets
     assert counts.bytes == 1000 * len(times)
-
-
-@pytest.mark.parametrize("figures", [{"loss": 1.5}, {"delay_ms": -1}, {"queue_bytes": 100}, {"jitter_ms": 1}])
-def test_impossible_figures_are_refused(figures: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(figures))):
-        Shape(**figures)  # type: ignore[arg-type]
