@@ -1,0 +1,1 @@
+"""Federated distillation for reinforcement learning: agents, their exchange, studies over many seeds."""
