@@ -62,7 +62,7 @@ class Graph:
 
     A train graph's inputs are the state's tensors in the manifest's order, then "x" (B, ...), "target" (B, L) and
     "lr" (); its outputs the new state in the same order, then "loss" () and "logits" (B, L). A predict graph's
-    inputs are the parameters and "x"; its output is "logits".
+    inputs are the parameters and "x"; its output is "logits". Under squared error the target is (B, 2 L).
     """
 
     inputs: tuple[str, ...]

@@ -36,10 +36,11 @@ class OnnxRuntime(TensorRuntime):
         manifest = program.manifest
         state = _shapes(self._layout)
         B, L = manifest.batch, len(manifest.labels)
-        self._session = _session(program, "train.onnx", [*state, (B, *manifest.input_shape), (B, L), ()])
+        batch = [(B, *manifest.input_shape), (B, manifest.target_width), ()]
+        self._session = _session(program, "train.onnx", [*state, *batch])
         self._predict: Any = None
         self._sides = _buffers(state), _buffers(state)
-        self._batch = _buffers([(B, *manifest.input_shape), (B, L), ()])
+        self._batch = _buffers(batch)
         self._results = _buffers([(), (B, L)])
         self._bindings = [
             _bind(self._session, [*self._sides[side], *self._batch], [*self._sides[1 - side], *self._results])

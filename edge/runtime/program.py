@@ -135,7 +135,8 @@ def _check_signature(graph: Graph, manifest: Manifest, step: str) -> None:
     L, x = len(manifest.labels), manifest.input_shape
     if step == "train":
         state = _shapes((*manifest.parameters, *manifest.optimiser_state))
-        wants = [*state, (manifest.batch, *x), (manifest.batch, L), ()], [*state, (), (manifest.batch, L)]
+        target = (manifest.batch, manifest.target_width)
+        wants = [*state, (manifest.batch, *x), target, ()], [*state, (), (manifest.batch, L)]
     else:
         B = manifest.predict_batch
         wants = [*_shapes(manifest.parameters), (B, *x)], [(B, L)]

@@ -44,6 +44,9 @@ class Runtime(Protocol):
 
         loss = -(1/B) sum_b sum_l target log p. A row of zeros in `target` adds nothing (a short batch: scale the
         others by B/n, docs/wire.md). "Logits" are softmax outputs.
+
+        A program of squared error takes target (B, 2 L), values t and then their weights w, and answers with what the
+        last layer says, v: loss = (1/B) sum_b sum_l w (v - t)^2 / 2, where again a row of zeros adds nothing.
         """
         ...
 

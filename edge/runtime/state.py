@@ -75,7 +75,7 @@ class TensorRuntime(ABC):
     def train(self, x: FloatArray, target: FloatArray, lr: float) -> tuple[float, FloatArray]:
         manifest = self._program.manifest
         _require_shape("x", x, (manifest.batch, *manifest.input_shape))
-        _require_shape("target", target, (manifest.batch, len(manifest.labels)))
+        _require_shape("target", target, (manifest.batch, manifest.target_width))
         self._tensors, loss, logits = self._step(self._tensors, _float32(x), _float32(target), np.array(lr, np.float32))
         return float(loss), logits
 

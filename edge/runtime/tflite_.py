@@ -33,8 +33,9 @@ class TfliteRuntime(TensorRuntime):
         super().__init__(program, f"tflite {library}")
         manifest = program.manifest
         state = _shapes((*manifest.parameters, *manifest.optimiser_state))
-        batch = [(manifest.batch, *manifest.input_shape), (manifest.batch, len(manifest.labels))]
-        self._train = _Model(program, "train.tflite", self._make, [*state, *batch, ()], [*state, (), batch[1]])
+        B = manifest.batch
+        given = [*state, (B, *manifest.input_shape), (B, manifest.target_width), ()]
+        self._train = _Model(program, "train.tflite", self._make, given, [*state, (), (B, len(manifest.labels))])
 
     def parameters(self) -> FloatArray:
         self._fetch()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -18,6 +19,7 @@ FORMAT = 1
 """Version of the program format; a device refuses any other."""
 
 OPTIMISERS = ("sgd", "momentum", "adam")
+LOSSES = ("cross-entropy", "squared-error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +49,22 @@ class Manifest:
     """Extra tensors that travel with the parameters; empty for SGD."""
     files: dict[str, str]
     """File name beside the manifest -> SHA-256, hexadecimal."""
+    loss: str = LOSSES[0]
+    """Of the train graph: soft-target cross entropy, or squared error (a critic; `edge.runtime.protocol`)."""
+    clip: float = 0.0
+    """Largest norm of the whole gradient; 0: as it is."""
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ValueError(f"program format {self.format}, this version reads {FORMAT}: compile the program again")
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.name):
             raise ValueError(f"program name {self.name!r}: letters, digits, '-', '_' and '.', at most 64")
-        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
-            raise ValueError("a program has at least two labels, each with its own name")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss {self.loss!r}: one of {', '.join(LOSSES)}")
+        if len(self.labels) < self._least_labels or len(set(self.labels)) != len(self.labels):
+            raise ValueError("a program has at least two labels (squared error: one output), each with its own name")
+        if not 0 <= self.clip < math.inf:
+            raise ValueError("clip is the largest norm of a gradient, or 0 for none")
         if self.optimiser not in OPTIMISERS:
             raise ValueError(f"optimiser {self.optimiser!r}: one of {', '.join(OPTIMISERS)}")
         if self.batch < 1 or self.predict_batch < 1 or min(self.input_shape, default=1) < 1:
@@ -73,6 +83,15 @@ class Manifest:
         return _schema(self.labels)
 
     @property
+    def _least_labels(self) -> int:
+        return 2 if self.loss == LOSSES[0] else 1
+
+    @property
+    def target_width(self) -> int:
+        """Of a row that the train graph takes: L, or 2 L for squared error (values, then their weights)."""
+        return len(self.labels) * (1 if self.loss == LOSSES[0] else 2)
+
+    @property
     def parameter_count(self) -> int:
         """P."""
         return sum(_size(tensor.shape) for tensor in self.parameters)
@@ -83,8 +102,13 @@ class Manifest:
         return self.parameter_count + sum(_size(tensor.shape) for tensor in self.optimiser_state)
 
     def to_json(self) -> str:
-        """Canonical: sorted keys, no white space to choose."""
-        return json.dumps(asdict(self), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+        """Canonical: sorted keys, no white space to choose; a loss and a clip that are the default are not named."""
+        fields = asdict(self)
+        if self.loss == LOSSES[0]:
+            del fields["loss"]
+        if self.clip == 0:
+            del fields["clip"]
+        return json.dumps(fields, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
 
 @lru_cache(maxsize=8)
@@ -111,6 +135,7 @@ def parse_manifest(text: str) -> Manifest:
                 "input_shape": tuple(int(side) for side in raw["input_shape"]),
                 "parameters": _tensors(raw["parameters"]),
                 "optimiser_state": _tensors(raw["optimiser_state"]),
+                "clip": float(raw.get("clip", 0)),
             }
         )
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, json.JSONDecodeError) as problem:

@@ -1,8 +1,9 @@
 """A torch module -> the flat graphs of one training step and of prediction.
 
-The step's loss is the soft-target cross entropy every method shares (METHODS: -(1/B) sum t log p). `make_fx` traces
-torch's own gradient of it, so the derivatives are torch's; each aten op of the trace becomes ops of
-`edge.runtime.graph` by one small function of the table in `trainer.compile.aten`.
+The step's loss is the soft-target cross entropy every method shares (METHODS: -(1/B) sum t log p), or for a critic the
+squared error (1/B) sum w (v - t)^2 / 2 of target rows (t, w). `make_fx` traces torch's own gradient of it, so the
+derivatives are torch's; each aten op of the trace becomes ops of `edge.runtime.graph` by one small function of the
+table in `trainer.compile.aten`.
 
 Letters: B batch, L labels, P parameters.
 """
@@ -10,6 +11,7 @@ Letters: B batch, L labels, P parameters.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch.func import functional_call, grad_and_value
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edge.runtime.graph import Graph
+from edge.wire.manifest import LOSSES
 from edge.wire.manifest import Tensor as Layout
 from trainer.compile.aten import Unsupported, lower_trace
 from trainer.compile.builder import Builder
@@ -25,6 +28,7 @@ from trainer.compile.optimise import Optimiser, append_update, optimiser_state
 from trainer.compile.simplify import simplify
 
 PREDICT_BATCH = 64
+CROSS_ENTROPY, SQUARED_ERROR = LOSSES
 
 _STATEFUL: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.batchnorm._NormBase, "it keeps running statistics, which no method exchanges"),  # noqa: SLF001
@@ -41,15 +45,20 @@ def lower(
     batch: int,
     optimiser: Optimiser,
     predict_batch: int = PREDICT_BATCH,
+    loss: str = CROSS_ENTROPY,
+    clip: float = 0.0,
 ) -> tuple[Graph, Graph]:
     """-> (train graph, predict graph) of `module`, whose input is (B, *input_shape) and output (B, L) scores.
 
+    With `clip` > 0 the norm of the whole gradient is at most that.
     Raises `Unsupported` (a ValueError) that names what cannot be lowered and what can.
     """
     _refuse_stateful(module)
     _check_scores(module, input_shape, labels)
-    train = _lower_train(module, input_shape, labels, batch, optimiser)
-    return train, _lower_predict(module, input_shape, predict_batch)
+    if clip and optimiser == "sgd":
+        raise Unsupported("a clipped gradient needs momentum or adam: plain sgd's step has no gradient of its own")
+    train = _lower_train(module, input_shape, batch, LOSS_GRAPHS[loss](batch, labels), optimiser=optimiser, clip=clip)
+    return train, _lower_predict(module, input_shape, predict_batch, loss)
 
 
 def layout(module: nn.Module) -> tuple[Layout, ...]:
@@ -91,8 +100,35 @@ def _sides(shape: tuple[int, ...]) -> str:
     return ", ".join(str(side) for side in shape)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loss:
+    width: int
+    """Of a target's row."""
+    of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    """(scores (B, L), target (B, width)) -> loss (), logits (B, L)."""
+
+
+def _cross_entropy(batch: int, labels: int) -> _Loss:
+    def loss(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = torch.log_softmax(scores, dim=-1)
+        return ((target * (-1.0 / batch)) * log_p).sum(), log_p.exp()
+
+    return _Loss(width=labels, of=loss)
+
+
+def _squared_error(batch: int, labels: int) -> _Loss:
+    def loss(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        error = values - target[:, :labels]
+        return ((target[:, labels:] * (0.5 / batch)) * (error * error)).sum(), values
+
+    return _Loss(width=2 * labels, of=loss)
+
+
+LOSS_GRAPHS: dict[str, Callable[[int, int], _Loss]] = {CROSS_ENTROPY: _cross_entropy, SQUARED_ERROR: _squared_error}
+
+
 def _lower_train(
-    module: nn.Module, input_shape: tuple[int, ...], labels: int, batch: int, optimiser: Optimiser
+    module: nn.Module, input_shape: tuple[int, ...], batch: int, kind: _Loss, *, optimiser: Optimiser, clip: float
 ) -> Graph:
     parameter_names = [name for name, _ in module.named_parameters()]
     values = [p.detach() for _, p in module.named_parameters()]
@@ -101,37 +137,36 @@ def _lower_train(
         parameters: list[Tensor], x: Tensor, target: Tensor, scale: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         scores = functional_call(module, dict(zip(parameter_names, parameters, strict=True)), (x,))
-        log_p = torch.log_softmax(scores, dim=-1)
-        value = ((target * (-1.0 / batch)) * log_p).sum()
-        return value * scale, (value, log_p.exp())
+        value, logits = kind.of(scores, target)
+        return value * scale, (value, logits)
 
     def step(parameters: list[Tensor], x: Tensor, target: Tensor, scale: Tensor) -> list[Tensor]:
         gradients, (_, (value, logits)) = grad_and_value(loss, has_aux=True)(parameters, x, target, scale)
         return [*gradients, value, logits]
 
-    trace = _trace(step, values, torch.zeros(batch, *input_shape), torch.zeros(batch, labels), torch.ones(()))
+    trace = _trace(step, values, torch.zeros(batch, *input_shape), torch.zeros(batch, kind.width), torch.ones(()))
     state = optimiser_state(optimiser, layout(module))
     builder = Builder()
     held = [builder.input(f"state/{t.name}", t.shape) for t in layout(module)]
     extra = [builder.input(f"state/{t.name}", t.shape) for t in state]
     x = builder.input("x", (batch, *input_shape))
-    target = builder.input("target", (batch, labels))
+    target = builder.input("target", (batch, kind.width))
     lr = builder.input("lr", ())
     # SGD's gradient is linear in the loss's scale: scaled by -lr at its small end (B, L), the update is one addition.
     scale = builder.op("neg", lr) if optimiser == "sgd" else builder.scalar(1.0)
     *gradients, value, logits = lower_trace(trace, builder, [*held, x, target, scale])
-    new = append_update(builder, optimiser, parameters=held, gradients=gradients, state=extra, lr=lr)
+    new = append_update(builder, optimiser, parameters=held, gradients=gradients, state=extra, lr=lr, clip=clip)
     names = [f"new/{t.name}" for t in (*layout(module), *state)]
     return simplify(builder.graph([*new, value, logits], names=[*names, "loss", "logits"]))
 
 
-def _lower_predict(module: nn.Module, input_shape: tuple[int, ...], batch: int) -> Graph:
+def _lower_predict(module: nn.Module, input_shape: tuple[int, ...], batch: int, kind: str) -> Graph:
     parameter_names = [name for name, _ in module.named_parameters()]
     values = [p.detach() for _, p in module.named_parameters()]
 
     def forward(parameters: list[Tensor], x: Tensor) -> list[Tensor]:
         scores = functional_call(module, dict(zip(parameter_names, parameters, strict=True)), (x,))
-        return [torch.softmax(scores, dim=-1)]
+        return [torch.softmax(scores, dim=-1) if kind == CROSS_ENTROPY else scores]
 
     trace = _trace(forward, values, torch.zeros(batch, *input_shape))
     builder = Builder()

@@ -11,8 +11,11 @@ exact to a rounding, where 1 - exp(t log b) in float32 would lose five digits at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
+
+import numpy as np
 
 from edge.wire.manifest import Tensor
 from trainer.compile.builder import Builder
@@ -47,16 +50,29 @@ def append_update(
     gradients: Sequence[str],
     state: Sequence[str],
     lr: str,
+    clip: float = 0.0,
 ) -> list[str]:
     """-> names of the new state: parameters, then the optimiser's tensors, in the manifest's order.
 
     SGD takes gradients that are already multiplied by -lr: the scale went in at the loss, (B, L) numbers instead of P.
+    With `clip` > 0 the gradients are scaled so that the norm of all of them together is at most that (not with SGD).
     """
+    if clip:
+        gradients = _clipped(b, gradients, clip)
     if optimiser == "sgd":
         return [b.op("add", g, p) for p, g in zip(parameters, gradients, strict=True)]
     if optimiser == "momentum":
         return _momentum(b, parameters, gradients, state, lr)
     return _adam(b, parameters, gradients, state, lr)
+
+
+def _clipped(b: Builder, gradients: Sequence[str], clip: float) -> list[str]:
+    """Each g times clip / max(|g|, clip), |g| the norm of all gradients: torch's clip_grad_norm_ without its 1e-6."""
+    squares = [b.op("reshape", b.op("mul", g, g), shape=[1, math.prod(b.shape(g))]) for g in gradients]
+    total = b.op("sum", b.op("concat", *squares, axis=1), axes=[1], keepdims=True)  # (1, P) -> (1, 1)
+    limit = b.constant(np.full((1, 1), clip, np.float32))
+    scale = b.op("reshape", b.op("div", limit, b.op("maximum", b.op("sqrt", total), limit)), shape=[])
+    return [b.op("mul", g, scale) for g in gradients]
 
 
 def _momentum(

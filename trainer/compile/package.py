@@ -15,7 +15,7 @@ from torch import nn
 from edge.runtime.graph import FloatArray, Graph
 from edge.runtime.program import INITIAL, MANIFEST
 from edge.wire.manifest import FORMAT, Manifest
-from trainer.compile.lower import PREDICT_BATCH, layout, lower
+from trainer.compile.lower import CROSS_ENTROPY, PREDICT_BATCH, layout, lower
 from trainer.compile.optimise import Optimiser, optimiser_state
 
 Writer = Callable[[Graph], bytes]
@@ -42,6 +42,8 @@ def pack(
     optimiser: Optimiser,
     batch: int,
     predict_batch: int = PREDICT_BATCH,
+    loss: str = CROSS_ENTROPY,
+    clip: float = 0.0,
 ) -> Packed:
     """Raises `Unsupported` (a ValueError) where the module cannot be lowered."""
     train, predict = lower(
@@ -51,6 +53,8 @@ def pack(
         batch=batch,
         optimiser=optimiser,
         predict_batch=predict_batch,
+        loss=loss,
+        clip=clip,
     )
     parameters = layout(module)
     state = optimiser_state(optimiser, parameters)
@@ -69,6 +73,8 @@ def pack(
         parameters=parameters,
         optimiser_state=state,
         files={name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
+        loss=loss,
+        clip=clip,
     )
     return Packed(manifest=manifest, files=files | {MANIFEST: manifest.to_json().encode()})
 

@@ -42,7 +42,8 @@ def environments(task: Task, count: int) -> Environments:
 
 def _start(seed: int, half_width: float) -> Doubles:
     """(4,) gymnasium's first state: uniform, from PCG64 seeded as `gymnasium.utils.seeding.np_random` does."""
-    return np.random.Generator(np.random.PCG64(seed)).uniform(-half_width, half_width, 4)
+    start: Doubles = np.random.Generator(np.random.PCG64(seed)).uniform(-half_width, half_width, 4)
+    return start
 
 
 class CartPoles:
@@ -93,7 +94,8 @@ class Acrobots:
 
     def reset(self, which: int, seed: int) -> Floats:
         self._states[:, which] = _start(seed, 0.1).astype(np.float32)
-        return self._observe(self._states[:, which][:, None])[0]
+        seen: Floats = self._observe(self._states[:, which][:, None])[0]
+        return seen
 
     def step(self, which: Indices, actions: NDArray[np.int64]) -> tuple[Floats, Floats, Flags]:
         state, torque, dt = self._states[:, which], (actions - 1).astype(np.float64), self.DT
@@ -132,5 +134,7 @@ class Acrobots:
     def _observe(state: Doubles) -> Floats:
         """(4, M) -> (M, 6)."""
         angle1, angle2, speed1, speed2 = state
-        found = np.stack((np.cos(angle1), np.sin(angle1), np.cos(angle2), np.sin(angle2), speed1, speed2), axis=1)
+        found: Doubles = np.stack(
+            (np.cos(angle1), np.sin(angle1), np.cos(angle2), np.sin(angle2), speed1, speed2), axis=1
+        )
         return found.astype(np.float32)

@@ -8,6 +8,7 @@ Letters: N networks, M of them at a time, B rows of a batch, P parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -83,13 +84,13 @@ class Networks:
 
 def parameter_count(sides: Sequence[int]) -> int:
     """P."""
-    return sum((inputs + 1) * outputs for inputs, outputs in zip(sides[:-1], sides[1:], strict=True))
+    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(sides))
 
 
 def initial(sides: Sequence[int], rng: np.random.Generator, last: float) -> Floats:
     """(P,) torch's default of a linear layer, uniform within 1/sqrt(inputs); the last layer's times `last`."""
     parts = []
-    for index, (inputs, outputs) in enumerate(zip(sides[:-1], sides[1:], strict=True)):
+    for index, (inputs, outputs) in enumerate(pairwise(sides)):
         width = (last if index == len(sides) - 2 else 1.0) / np.sqrt(inputs)
         parts.append(rng.uniform(-width, width, (inputs + 1) * outputs))
     return np.concatenate(parts).astype(np.float32)
@@ -105,7 +106,7 @@ def softmax(scores: Floats) -> Floats:
 def _layout(sides: Sequence[int]) -> list[tuple[slice, slice, tuple[int, int]]]:
     """Of each layer: where its weights and its bias lie in the flat vector, and the weights' shape (out, in)."""
     found, at = [], 0
-    for inputs, outputs in zip(sides[:-1], sides[1:], strict=True):
+    for inputs, outputs in pairwise(sides):
         end = at + inputs * outputs
         found.append((slice(at, end), slice(end, end + outputs), (outputs, inputs)))
         at = end + outputs
