@@ -36,6 +36,8 @@ class Purpose(IntEnum):
     """A device: batches of the memory it distils."""
     MIXUP = 9
     """A device: mixing partners."""
+    FADING = 10
+    """A device: how the modelled wireless channel fades, its upload first, then its download."""
 
 
 def stream(seed: int, device: str, round_: int, purpose: Purpose) -> np.random.Generator:

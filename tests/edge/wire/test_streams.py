@@ -37,4 +37,5 @@ def test_a_purpose_keeps_its_number() -> None:
         "ENVIRONMENT": 7,
         "REPLAY": 8,
         "MIXUP": 9,
+        "FADING": 10,
     }
