@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge.wire.manifest import OPTIMISERS
+from trainer.reference.cli import run
 from trainer.split_cli import split
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def trainer() -> None:
-    """The workstation: compile programs, split data."""
+    """The workstation: compile programs, split data, run the reference."""
 
 
 def _shape(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -37,6 +38,7 @@ def _labels(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
 
 
 trainer.add_command(split)
+trainer.add_command(run)
 
 
 @trainer.command("compile")

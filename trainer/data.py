@@ -25,8 +25,8 @@ Labels: TypeAlias = NDArray[np.uint8]
 DIGITS_POOL = 1000
 """Of scikit-learn's 1,797 digits: this many to deal to devices, the other 797 are the common test set."""
 
-MNIST_POOL, MNIST_TEST = slice(0, 5000), slice(6000, 10000)
-"""Of the shuffled t10k files. 5000-5999 is the public pool of the methods that need one, so it stays out of both."""
+MNIST_POOL, MNIST_PUBLIC, MNIST_TEST = slice(0, 5000), slice(5000, 6000), slice(6000, 10000)
+"""Of the shuffled t10k files: to deal, for the methods that need a shared pool, to test."""
 
 SHUFFLE_SEED = 12345
 """Of the fixed shuffles below: the same pool and the same test set in every run of every version."""
@@ -75,6 +75,8 @@ class Dataset:
     """To be dealt to the devices."""
     test: Samples
     """Common to all devices; none of it is in the pool."""
+    public: Samples | None = None
+    """Put aside for methods with a shared, unlabelled pool; in neither pool nor test. Its labels are for checks."""
     natural: tuple[DeviceData, ...] = ()
     """One entry a device where the data is federated by nature; pool and test are then its concatenation."""
 
@@ -138,6 +140,7 @@ def load_mnist(folder: Path) -> Dataset:
         scale=1 / 255,
         pool=_mnist_pair(folder, "train") or t10k.take(order[MNIST_POOL]),
         test=t10k.take(order[MNIST_TEST]),
+        public=t10k.take(order[MNIST_PUBLIC]),
     )
 
 

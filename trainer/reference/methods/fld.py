@@ -1,0 +1,142 @@
+"""FLD, MixFLD, Mix2FLD (arXiv 2006.09801): outputs up, a model down; the server turns outputs into a model on seeds.
+
+    device     w_i <- K steps from the model w it was sent; uploads F_i (L, L) and, until it counted once, N_S seeds
+    server     G[l] = mean over the devices that sent F_j[l]: no row left out, for the learner is the server
+               K_s steps on the seeds: w <- w - eta grad { CE(F(w, x), t) + beta CE(F(w, x), t G) }, then w goes down
+    fld        seeds are samples x with t = onehot(y)
+    mixfld     xhat = lam x_i + (1 - lam) x_j, y_i != y_j, and t = lam onehot(y_i) + (1 - lam) onehot(y_j)
+    mix2fld    the server takes the pairs (i: lam, j: 1 - lam) and (j: lam, i: 1 - lam) of two devices apart again:
+               a m1 + (1 - a) m2 with a = lam / (2 lam - 1) has label i alone, with a = (lam - 1) / (2 lam - 1) label j
+
+A seed is sent as bytes, 6,272 bits for 28 x 28. Letters: D devices, L labels, N seeds of one device, n of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.wire.streams import Purpose
+from trainer.data import Samples
+from trainer.reference.methods.fd import mean_message, rows_message
+from trainer.reference.methods.fl import PARAMETER_BYTES
+from trainer.reference.site import Arrays, FloatArray, IntArray, LabelMeans, Message, Site, batches
+
+NOBODY = 255
+"""The second label of a seed that is no pair."""
+RANGE_BYTES = 8
+"""Offset and scale of a device's seeds, two float32."""
+
+
+class Fld:
+    JUDGED = ("server", "devices")
+
+    def device(self, site: Site, memory: Arrays, broadcast: Arrays) -> tuple[Arrays, Message]:
+        site.runtime.set_state(memory.get("state", site.state))
+        if "model" in broadcast:
+            site.runtime.set_parameters(broadcast["model"])
+        means = LabelMeans(site.labels)
+        for x, y in site.local_batches():
+            means.add(y, site.step(x, site.onehot(y)))
+        upload = rows_message(site, means)
+        counted = "cohort" in broadcast and bool(broadcast["cohort"][site.number])
+        given = bool(memory.get("given", np.array(False))) or counted
+        if not given:
+            seeds, payload = seeds_of(site)
+            upload = Message(arrays={**upload.arrays, **seeds}, payload=upload.payload + payload)
+        return {"state": site.runtime.state(), "given": np.array(given)}, upload
+
+    def server(self, site: Site, memory: Arrays, uploads: Sequence[Arrays]) -> tuple[Arrays, Message]:
+        kept = collect(memory, uploads)
+        G = mean_message(site, uploads).arrays["G"]
+        x, t = training_set(site, kept)
+        site.runtime.set_state(memory.get("state", site.state))
+        beta = np.float32(site.settings.beta)
+        for chosen in batches(site.rng(Purpose.CONVERSION), len(x), site.batch, site.settings.server_steps):
+            site.step(x[chosen], t[chosen] + beta * t[chosen] @ G)
+        model = site.runtime.parameters()
+        return {**kept, "state": site.runtime.state()}, Message(
+            arrays={"model": model}, payload=PARAMETER_BYTES * len(model)
+        )
+
+
+def seeds_of(site: Site) -> tuple[Arrays, int]:
+    """What a device gives away, as it is read at the other end, and its bytes."""
+    wanted = min(site.settings.seeds, len(site.train))
+    chosen = stream_zero(site, Purpose.SEEDS).permutation(len(site.train))[:wanted]
+    x, y = site.floats(site.train.x), site.train.y
+    if site.settings.method == "fld":
+        first, second, values = y[chosen], np.full(wanted, NOBODY, np.uint8), x[chosen]
+    else:
+        partners = partners_of(stream_zero(site, Purpose.MIXUP), y, chosen)
+        lam = np.float32(site.settings.lam)
+        first, second = y[chosen], y[partners]
+        values = lam * x[chosen] + (1 - lam) * x[partners]
+    pairs = int(site.settings.method != "fld")
+    payload = values[0].size * wanted + (1 + pairs) * wanted + RANGE_BYTES
+    owner = np.full(wanted, site.number)
+    return {"x": as_bytes(values, site), "first": first, "second": second, "owner": owner}, payload
+
+
+def stream_zero(site: Site, purpose: Purpose) -> np.random.Generator:
+    """Of round 0, whichever round the seeds go out in: they stay the same."""
+    return site.rng(purpose, round_=0)
+
+
+def partners_of(rng: np.random.Generator, y: NDArray[Any], chosen: IntArray) -> IntArray:
+    """For each chosen sample a random one of another label."""
+    return np.array([rng.choice(np.flatnonzero(y != y[one])) for one in chosen], np.int64)
+
+
+def as_bytes(values: FloatArray, site: Site) -> FloatArray:
+    """(N, ...) values after they were sent as bytes between the smallest and the largest of them."""
+    if site.train.x.dtype == np.uint8:
+        offset, scale = np.float32(0), np.float32(site.scale)
+    else:
+        offset, scale = values.min(), np.float32((values.max() - values.min()) / 255 or 1)
+    return np.asarray(offset + scale * np.clip(np.rint((values - offset) / scale), 0, 255), np.float32)
+
+
+def collect(memory: Arrays, uploads: Sequence[Arrays]) -> Arrays:
+    """All seeds that the server holds."""
+    parts = [part for part in (memory, *uploads) if "x" in part]
+    return {key: np.concatenate([part[key] for part in parts]) for key in ("x", "first", "second", "owner")}
+
+
+def training_set(site: Site, kept: Arrays) -> tuple[FloatArray, FloatArray]:
+    """X (n, ...) and targets t (n, L) of the conversion."""
+    method, lam = site.settings.method, np.float32(site.settings.lam)
+    if method == "fld":
+        return kept["x"], site.onehot(kept["first"])
+    if method == "mix2fld":
+        x, y = inverse_mixup(kept["x"], kept["first"], kept["second"], kept["owner"], float(lam))
+        if len(y):
+            return x, site.onehot(y)
+    return kept["x"], lam * site.onehot(kept["first"]) + (1 - lam) * site.onehot(kept["second"])
+
+
+def inverse_mixup(
+    x: FloatArray, first: NDArray[Any], second: NDArray[Any], owner: NDArray[Any], lam: float
+) -> tuple[FloatArray, IntArray]:
+    """All pairs m1 (first i, second j) and m2 (first j, second i) of two devices, each taken apart into i and j."""
+    matching = (first[:, None] == second) & (second[:, None] == first) & (owner[:, None] != owner)  # (n, n)
+    m1, m2 = np.nonzero(np.triu(matching))  # each pair once
+    if not len(m1):
+        return np.empty((0, *x.shape[1:]), np.float32), np.empty(0, np.int64)
+    made = [a * x[m1] + (1 - a) * x[m2] for a in (lam / (2 * lam - 1), (lam - 1) / (2 * lam - 1))]
+    labels = np.concatenate([first[m1], second[m1]]).astype(np.int64)
+    return np.concatenate(made).astype(np.float32), labels
+
+
+def sample_privacy(samples: FloatArray, raw: Samples, scale: float) -> float:
+    """Log of the smallest distance between a sample and any raw one, mean over the samples (n, ...)."""
+    flat = samples.reshape(len(samples), -1).astype(np.float64)
+    others = raw.x.reshape(len(raw), -1).astype(np.float64) * scale
+    square = (flat**2).sum(1)[:, None] + (others**2).sum(1) - 2 * flat @ others.T  # (n, raw)
+    return float(np.log(np.sqrt(np.maximum(square.min(axis=1), 1e-12))).mean())
+
+
+METHOD = Fld()
