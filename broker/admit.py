@@ -10,8 +10,17 @@ from __future__ import annotations
 from typing import TypeVar
 
 from broker.round import RunSettings
-from edge.wire.codec import SMALL_LIMIT, FrameError, Reason, birth_limit, decode, parameters_limit, upload_limit
-from edge.wire.messages import Birth, Done, Gone, Message, Method, ParameterUpload, Report, Upload
+from edge.wire.codec import (
+    METER_LIMIT,
+    SMALL_LIMIT,
+    FrameError,
+    Reason,
+    birth_limit,
+    decode,
+    parameters_limit,
+    upload_limit,
+)
+from edge.wire.messages import Birth, Done, Gone, Message, Meter, Method, ParameterUpload, Report, Upload
 from edge.wire.rows import FLOAT_BITS
 
 M = TypeVar("M", bound=Message)
@@ -40,9 +49,11 @@ def birth(frame: bytes, run: RunSettings) -> Birth | Gone:
     raise _unexpected(message, "Birth or Gone")
 
 
-def report(frame: bytes, run: RunSettings) -> Report:
+def report(frame: bytes, run: RunSettings) -> Report | Meter:
     """A device's instrumentation. Raises `FrameError`."""
-    message = _of_kind(Report, frame, SMALL_LIMIT)
+    message = decode(frame, limit=METER_LIMIT)
+    if not isinstance(message, Report | Meter):
+        raise _unexpected(message, "Report or Meter")
     _check_run(message.run, run)
     return message
 

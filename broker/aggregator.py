@@ -62,7 +62,20 @@ from broker.round import (
 )
 from edge.wire import topics
 from edge.wire.codec import FrameError, Reason, decode, encode
-from edge.wire.messages import Birth, Command, Gone, Message, Method, Order, Parameters, Plan, Seat
+from edge.wire.messages import (
+    METER_KINDS,
+    STREAM_COUNTS,
+    Birth,
+    Command,
+    Gone,
+    Message,
+    Meter,
+    Method,
+    Order,
+    Parameters,
+    Plan,
+    Seat,
+)
 
 BATCH = 500
 """Messages a transaction at most: at 500 the commit's share of a message is 1 us (benchmarks/bench_aggregator.py)."""
@@ -476,12 +489,21 @@ class Aggregator:
 
     def _hear_report(self, device: str, payload: bytes) -> None:
         report = admit.report(payload, self._settings)
+        if isinstance(report, Meter):
+            self._take_meter(device, report)
+            return
         if (report.round, device) in self._reported:
             return
         self._reported.add((report.round, device))
         plain = {name: _finite(value) for name, value in asdict(report).items() if name != "run"}
         self._batch.writes.append(partial(self._ledger.add_report, self._settings.run, report.round, device, plain))
         self._batch.events.append({"event": "report", "device": device, **plain})
+
+    def _take_meter(self, device: str, meter: Meter) -> None:
+        """The last one of a round stays: a device that died in the round after sends it again, with more in it."""
+        plain = meter_to_plain(meter)
+        self._batch.writes.append(partial(self._ledger.add_meter, self._settings.run, meter.round, device, plain))
+        self._batch.events.append({"event": "meter", "device": device, "round": meter.round, **plain})
 
     def _channel(self, topic: str) -> tuple[str, str]:
         """-> u, s or m, and the device. A topic is taken apart once."""
@@ -627,6 +649,17 @@ class _Batch:
     @property
     def to_write(self) -> bool:
         return bool(self.counted or self.others or self.writes or self.refusals)
+
+
+def meter_to_plain(meter: Meter) -> dict[str, Any]:
+    """For JSON: what a packet was for, and what the stream counts, by name. docs/bytes.md has the fields."""
+    plain: dict[str, Any] = {
+        name: dict(zip(METER_KINDS, getattr(meter, name).tolist(), strict=True))
+        for name in ("packets_up", "packets_down", "payload_up", "payload_down", "mqtt_up", "mqtt_down")
+    }
+    stream = None if meter.stream is None else dict(zip(STREAM_COUNTS, meter.stream.tolist(), strict=True))
+    names = ("connects", "cpu_s", "review_cpu_s", "elapsed_s")
+    return plain | {"stream": stream} | {name: getattr(meter, name) for name in names}
 
 
 def _finite(value: float) -> float | None:

@@ -299,7 +299,7 @@ def runs(path: Path, as_json: bool) -> None:
 @broker.command()
 @click.argument("number", metavar="RUN", type=int)
 @_ledger
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: run, rounds, refusals, reports.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: run, rounds, refusals, reports, meters.")
 def show(number: int, path: Path, as_json: bool) -> None:
     """Show one run: who counted in each round, who was missing, what was refused.
 
@@ -313,6 +313,7 @@ def show(number: int, path: Path, as_json: bool) -> None:
         with Ledger.read(path) as ledger:
             row, rounds = ledger.run(number), ledger.rounds(number)
             refusals, reports = ledger.refusals(number), ledger.reports(number)
+            meters = ledger.meters(number)
     except LedgerError as problem:
         raise click.ClickException(str(problem)) from problem
     if as_json:
@@ -321,6 +322,7 @@ def show(number: int, path: Path, as_json: bool) -> None:
             "rounds": [dataclasses.asdict(entry) for entry in rounds],
             "refusals": [dict(zip(("device", "reason", "times"), entry, strict=True)) for entry in refusals],
             "reports": [{"round": r, "device": device, **report} for r, device, report in reports],
+            "meters": [{"round": r, "device": device, **meter} for r, device, meter in meters],
         }
         click.echo(json.dumps(whole))
         return

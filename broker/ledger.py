@@ -25,8 +25,19 @@ from edge.wire.messages import Message, Method, Parameters, Plan
 APPLICATION_ID = 0x506F7453
 """`PRAGMA application_id`: the file says that it is ours ("PotS")."""
 
-VERSION = 1
+VERSION = 2
 """`PRAGMA user_version` of the schema below."""
+
+_METERS = """
+CREATE TABLE meters(
+    run INTEGER NOT NULL REFERENCES runs,
+    round INTEGER NOT NULL,
+    device TEXT NOT NULL,
+    meter TEXT NOT NULL,
+    PRIMARY KEY(run, round, device)
+) STRICT;
+"""
+"""What version 2 has beyond version 1."""
 
 _SCHEMA = """
 CREATE TABLE runs(
@@ -251,6 +262,10 @@ class Ledger:
             [(run, device, reason, count) for (device, reason), count in times.items()],
         )
 
+    def add_meter(self, run: int, number: int, device: str, meter: Mapping[str, Any]) -> None:
+        """The last one a (run, round, device) stays."""
+        self._db.execute("INSERT OR REPLACE INTO meters VALUES (?, ?, ?, ?)", (run, number, device, json.dumps(meter)))
+
     def add_report(self, run: int, number: int, device: str, report: Mapping[str, Any]) -> None:
         """The last one a (run, round, device) stays."""
         self._db.execute(
@@ -308,6 +323,13 @@ class Ledger:
         rows = self._all("SELECT round, device, report FROM reports WHERE run = ? ORDER BY round, device", run)
         return [(number, device, json.loads(report)) for number, device, report in rows]
 
+    def meters(self, run: int) -> list[tuple[int, str, dict[str, Any]]]:
+        """(round, device, the meter's fields), in order; none where the ledger is of version 1."""
+        if _pragma(self._db, "user_version") < VERSION:
+            return []
+        rows = self._all("SELECT round, device, meter FROM meters WHERE run = ? ORDER BY round, device", run)
+        return [(number, device, json.loads(meter)) for number, device, meter in rows]
+
     def uploads(self, run: int) -> list[tuple[int, str, str, int, int]]:
         """(round, device, fate, bytes, times), in order."""
         return self._all(
@@ -354,9 +376,12 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     if empty and _pragma(db, "application_id") == 0:
         db.execute("PRAGMA journal_mode=WAL")
         db.executescript(
-            f"BEGIN EXCLUSIVE;{_SCHEMA}PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={VERSION};COMMIT;"
+            f"BEGIN EXCLUSIVE;{_SCHEMA}{_METERS}"
+            f"PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={VERSION};COMMIT;"
         )
     _check(db, path)
+    if _pragma(db, "user_version") < VERSION:
+        db.executescript(f"BEGIN EXCLUSIVE;{_METERS}PRAGMA user_version={VERSION};COMMIT;")
     db.execute("PRAGMA foreign_keys=ON")
 
 
@@ -364,9 +389,9 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     if _pragma(db, "application_id") != APPLICATION_ID:
         raise LedgerError(f"{path} is a SQLite file, but no ledger of Potstill: name another file")
     version = _pragma(db, "user_version")
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise LedgerError(
-            f"{path} is a ledger of version {version}, this release reads {VERSION}: use the release that wrote it"
+            f"{path} is a ledger of version {version}, this release reads 1 to {VERSION}: use the release that wrote it"
         )
 
 

@@ -38,8 +38,9 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge import session as machine
 from edge.memory import release_code
-from edge.meter.stream import StreamBytes, read_stream
-from edge.meter.traffic import Traffic, publish_bytes, traffic_from_plain
+from edge.meter import journal
+from edge.meter.stream import Stream, read_stream
+from edge.meter.traffic import Account, Traffic, from_plain, meter, publish_bytes, to_plain
 from edge.runtime.choose import choose, installed, load_runtime
 from edge.runtime.program import load_program
 from edge.session import Action, Event, Session
@@ -149,6 +150,35 @@ class Incoming(NamedTuple):
 Happening: TypeAlias = machine.LinkUp | machine.LinkDown | Incoming
 
 
+class _Metered(paho.Client):
+    """paho, with every byte it gives to its socket and takes from it shown to the packet counters.
+
+    TCP_INFO sees the stream and not the packets in it, TLS hides them, and paho tells of neither keepalives nor what
+    it sends again: so they are counted where paho reads and writes (docs/adr/0024). Tests hold the sums against the
+    kernel's.
+    """
+
+    def __init__(self, traffic: Traffic, client_id: str) -> None:
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=paho.MQTTv5,
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        self._counted = traffic
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        data = super()._sock_recv(bufsize)
+        self._counted.heard.feed(data)
+        return data
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        count = super()._sock_send(buf)
+        self._counted.sent.feed(bytes(buf[:count]))
+        return count
+
+
 class Link:
     """One MQTT 5 connection that comes back by itself, and says so: `LinkUp` once subscribed, `LinkDown`."""
 
@@ -176,13 +206,7 @@ class Link:
         self._wake_writer.setblocking(False)
 
     def _client(self, settings: Settings) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=f"{settings.fleet}.{settings.device}",  # rumqttd refuses one with a slash
-            protocol=paho.MQTTv5,
-            manual_ack=True,
-            reconnect_on_failure=False,
-        )
+        client = _Metered(self._traffic, f"{settings.fleet}.{settings.device}")  # rumqttd refuses one with a slash
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.will_set(topics.birth(settings.fleet, settings.device), encode(Gone()), qos=1, retain=True)
         if settings.user is not None:
@@ -261,10 +285,10 @@ class Link:
             del self._filters[topic]
             self._mqtt.unsubscribe(topic)
 
-    def stream(self) -> StreamBytes | None:
-        """Of the connection that is open now."""
+    def stream(self) -> Stream | None:
+        """Of the connection that is open now, zeros if there is none; None where the kernel does not say."""
         connection: Any = self._mqtt.socket()
-        return None if connection is None else read_stream(connection)
+        return Stream() if connection is None else read_stream(connection)
 
     def part(self, topic: str, farewell: bytes) -> None:
         """Publish a retained farewell, wait for its acknowledgement, disconnect without setting off the will."""
@@ -295,6 +319,7 @@ class Link:
         try:
             self._mqtt.reconnect()
         except OSError as problem:
+            self._traffic.failed += 1
             self._try_later(f"cannot connect to {self._address.host}:{self._address.port}: {problem}")
 
     def _exchange(self, connection: Any, timeout_s: float) -> None:
@@ -322,6 +347,7 @@ class Link:
     # ------------------------------------------------------------ paho's callbacks
 
     def _on_socket_open(self, _client: paho.Client, _userdata: Any, connection: Any) -> None:
+        self._traffic.connects += 1
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
@@ -427,7 +453,9 @@ class Client:
         self._runtime = load_runtime(program, settings.runtime)
         release_code()
         LOG.info("%s: runtime %s (%s), program %s", self._name, self._runtime.name, why, self._manifest.name)
+        self._started_s = time.monotonic()
         self._traffic = Traffic()
+        self._closed_round: tuple[int | None, int] | None = None
         self._loss = 0.0
         self._train_s = 0.0
         self._session = self._resume()
@@ -456,12 +484,22 @@ class Client:
             return session
         self._runtime.set_state(saved.state)
         self._loss, self._train_s = saved.loss, saved.train_s
-        self._traffic = traffic_from_plain(saved.traffic)
+        self._resume_counters(saved.traffic)
         pending = "none" if session.pending is None else f"of round {session.pending.round}"
         LOG.info(
             "taken up from disk: run %s, round %d done, pending upload %s", session.run, session.completed, pending
         )
         return session
+
+    def _resume_counters(self, plain: dict[str, Any]) -> None:
+        try:
+            saved = from_plain(plain["run"])
+            self._traffic.refused = {str(reason): int(times) for reason, times in plain["refused"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            LOG.warning("the byte counts on the disk are of another version (%r): they begin anew", problem)
+            return
+        now = self._traffic.account(Stream(), cpu_s=time.process_time(), now_s=0.0)
+        self._traffic.resume(now, saved)
 
     def run(self) -> None:
         """Until a STOP, SIGTERM or SIGINT. Whatever ends it, the disk holds the last finished round."""
@@ -469,6 +507,7 @@ class Client:
             with _signals(self._link.wake_fd, self._leave):
                 self._serve()
         finally:
+            self._write_line(None)
             self._link.close()
         LOG.info("%s: left (%s)", self._name, self._leaving)
 
@@ -494,7 +533,6 @@ class Client:
         message = self._read(happening)
         if message is None:
             return
-        self._traffic.heard(type(message).__name__, len(happening.payload))
         if isinstance(message, Plan):
             self._follow(message)
         self._feed(machine.Heard(message, happening.replay), heard_bytes=len(happening.payload))
@@ -563,6 +601,7 @@ class Client:
             case machine.Review(run, round_):
                 self._review(run, round_)
             case machine.Train():
+                self._close_round(self._session.completed)
                 self._train(action)
             case machine.Send(upload, qos):
                 self._send(upload, qos)
@@ -587,7 +626,9 @@ class Client:
     def _reset(self, heard_bytes: int) -> None:
         self._runtime.reset()
         self._loss = self._train_s = 0.0
-        self._traffic.restart(kind="Plan", payload_bytes=heard_bytes, now=self._link.stream())
+        self._write_line(None)
+        packet_bytes = publish_bytes(topic=self._plan_topic, payload_bytes=heard_bytes, qos=1)
+        self._traffic.restart(self._account(), packet_bytes=packet_bytes, payload_bytes=heard_bytes, tls=self._link.tls)
 
     def _train(self, action: machine.Train) -> None:
         plan = action.plan
@@ -624,37 +665,70 @@ class Client:
             self._publish(topics.upload(self._settings.fleet, self._settings.device), upload, qos=qos)
 
     def _review(self, run: int, round_: int) -> None:
-        stream = self._traffic.stream(self._link.stream())
+        """Meter and report of the round that is over, as it stood before either of them."""
+        self._close_round(round_)
+        counted = self._traffic.of_run(self._account())
+        topic = topics.report(self._settings.fleet, self._settings.device)
+        self._publish(topic, meter(counted, run=run, round_=round_), qos=1)
+        stream_up, stream_down = counted.stream_without_reports(tls=self._link.tls)
         report = Report(
             run=run,
             round=round_,
-            accuracy=accuracy(self._runtime, self._shard, self._manifest.predict_batch),
+            accuracy=self._accuracy(),
             loss=self._loss,
-            payload_up=self._traffic.payload_up,
-            payload_down=self._traffic.payload_down,
-            stream_up=stream.sent,
-            stream_down=stream.received,
+            payload_up=counted.payload_up,
+            payload_down=counted.payload_down,
+            stream_up=stream_up,
+            stream_down=stream_down,
             train_s=self._train_s,
         )
-        topic = topics.report(self._settings.fleet, self._settings.device)
-        sent_bytes = self._publish(topic, report, qos=1)
-        packet_bytes = publish_bytes(topic=topic, payload_bytes=sent_bytes, qos=1)
-        self._traffic.reported(packet_bytes=packet_bytes, tls=self._link.tls)
+        self._publish(topic, report, qos=1)
 
-    def _publish(self, topic: str, message: Message, *, qos: int, retain: bool = False) -> int:
-        """-> payload bytes."""
-        payload = encode(message)
-        self._traffic.sent(type(message).__name__, len(payload))
-        self._link.publish(topic, payload, qos=qos, retain=retain)
-        return len(payload)
+    def _accuracy(self) -> float:
+        before_s = time.process_time()
+        found = accuracy(self._runtime, self._shard, self._manifest.predict_batch)
+        self._traffic.review_cpu_s += time.process_time() - before_s
+        return found
+
+    # ------------------------------------------------------------ counters
+
+    def _account(self) -> Account:
+        """Everything since the process began."""
+        now_s = time.monotonic() - self._started_s
+        return self._traffic.account(self._link.stream(), cpu_s=time.process_time(), now_s=now_s)
+
+    def _close_round(self, round_: int) -> None:
+        """The plan after this round has been heard: what was counted until now is the round's. Once a round."""
+        if round_ >= 0 and self._closed_round != (self._session.run, round_):
+            self._closed_round = self._session.run, round_
+            self._write_line(round_)
+
+    def _write_line(self, round_: int | None) -> None:
+        line = journal.Line(
+            at=time.time(),
+            run=self._session.run,
+            round=round_,
+            tls=self._link.tls,
+            account=self._traffic.of_line(self._account()),
+        )
+        try:
+            journal.append(self._work.path, line)
+        except OSError as problem:
+            LOG.warning("%s: %s; the bytes of a round are not kept", self._work.path / journal.FILE, problem.strerror)
+
+    def _publish(self, topic: str, message: Message, *, qos: int, retain: bool = False) -> None:
+        self._link.publish(topic, encode(message), qos=qos, retain=retain)
 
     def _save(self) -> None:
+        plan = self._session.plan
+        if plan is not None and plan.done:
+            self._close_round(plan.round - 1)
         self._work.save(
             Snapshot(
                 device=self._name,
                 session=machine.snapshot(self._session),
                 state=self._runtime.state(),
-                traffic=self._traffic.to_plain(self._link.stream()),
+                traffic={"run": to_plain(self._traffic.of_run(self._account())), "refused": self._traffic.refused},
                 loss=self._loss,
                 train_s=self._train_s,
             )

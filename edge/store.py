@@ -54,7 +54,7 @@ class Snapshot:
     state: FloatArray
     """(S,) the runtime's."""
     traffic: dict[str, Any]
-    """`edge.meter.traffic.Traffic.to_plain`."""
+    """"run": `edge.meter.traffic.to_plain` of the run's totals; "refused": frames by reason."""
     loss: float
     """Mean training loss of the last finished round."""
     train_s: float
@@ -213,10 +213,16 @@ def describe(snapshot: Snapshot) -> list[tuple[str, str]]:
         ("pending upload", "none" if pending is None else f"of round {session.get('completed')}"),
         ("loss", f"{snapshot.loss:.4f}"),
         ("numbers", f"{len(snapshot.state)} of model and optimiser"),
-        ("payload up", _counted(snapshot.traffic.get("up"))),
-        ("payload down", _counted(snapshot.traffic.get("down"))),
+        ("payload up", _counted(_payloads(snapshot.traffic, "up"))),
+        ("payload down", _counted(_payloads(snapshot.traffic, "down"))),
         ("frames refused", _counted(snapshot.traffic.get("refused"))),
     ]
+
+
+def _payloads(traffic: dict[str, Any], direction: str) -> dict[str, int]:
+    """Bytes by kind of packet, of those that have a payload."""
+    rows = traffic.get("run", {}).get(direction, {})
+    return {kind: payload for kind, (_, payload, _) in rows.items() if payload}
 
 
 def _counted(counters: dict[str, int] | None) -> str:

@@ -1,56 +1,110 @@
-"""Bytes on the TCP stream of one connection, from the kernel: struct tcp_info of Linux (include/uapi/linux/tcp.h).
+"""What the kernel counted of one TCP connection: struct tcp_info of Linux (include/uapi/linux/tcp.h).
 
-The layout of the fields read here has not moved since they came (bytes_received with Linux 4.1, bytes_sent with 4.19):
-8 x u8; 24 x u32; u64 pacing_rate, max_pacing_rate, bytes_acked, bytes_received; u32 segs_out, segs_in,
-notsent, min_rtt, data_segs_in, data_segs_out; u64 delivery_rate, busy, rwnd_limited, sndbuf_limited;
-u32 delivered, delivered_ce; u64 bytes_sent, bytes_retrans.
+The layout of the fields read here has not moved since they came (bytes_received and segs_out with Linux 4.2,
+bytes_sent and bytes_retrans with 4.19): 8 x u8 (the sixth: options in use); 24 x u32 (the last: total_retrans);
+u64 pacing_rate, max_pacing_rate, bytes_acked, bytes_received; u32 segs_out, segs_in, notsent, min_rtt, data_segs_in,
+data_segs_out; u64 delivery_rate, busy, rwnd_limited, sndbuf_limited; u32 delivered, delivered_ce; u64 bytes_sent,
+bytes_retrans.
 """
 
 from __future__ import annotations
 
+import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Protocol
 
 TCP_INFO = 11
 """Linux's option number; the socket module names it only where the C library does."""
 IPPROTO_TCP = 6
 
-_BYTES_RECEIVED = 8 + 24 * 4 + 3 * 8
-_BYTES_SENT = 8 + 24 * 4 + 4 * 8 + 6 * 4 + 4 * 8 + 2 * 4
-_LENGTH = _BYTES_SENT + 8
+_TIMESTAMPS = 1
+"""Bit of the options in use: TCPI_OPT_TIMESTAMPS."""
+_OPTIONS = 5
+_TOTAL_RETRANS = 8 + 23 * 4
+_RECEIVED = 8 + 24 * 4 + 3 * 8
+_SEGMENTS = _RECEIVED + 8
+_SENT = _SEGMENTS + 6 * 4 + 4 * 8 + 2 * 4
+_LENGTH = _SENT + 2 * 8
+
+IP_HEADER_BYTES = {False: 20, True: 40}
+"""IPv4 without options (RFC 791), IPv6 (RFC 8200); the key: whether it is IPv6."""
+TCP_HEADER_BYTES = 20
+"""RFC 9293, section 3.1."""
+TIMESTAMPS_BYTES = 12
+"""The option in every segment once both ends use it (RFC 7323, appendix A)."""
+SYN_BYTES = {True: 8, False: 12}
+"""What a SYN's options take beyond those of other segments: maximum segment size, window scale, and SACK permitted,
+which fills up the timestamps' padding; the key: whether timestamps are used. Linux writes 20 bytes with them."""
 
 
 class HasOptions(Protocol):
     """What is asked of a socket: plain and TLS sockets have it."""
 
+    @property
+    def family(self) -> int: ...
+
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamBytes:
-    """Of one or several connections; `sent` counts retransmissions, both count TLS where there is TLS."""
+class Stream:
+    """Of one or several connections, in the order of `edge.wire.messages.STREAM_COUNTS`; TLS counts as data."""
 
-    sent: int
-    received: int
+    sent: int = 0
+    """Bytes, retransmissions and what waits to be sent included."""
+    received: int = 0
+    """Bytes, each once."""
+    retransmitted: int = 0
+    retransmitted_segments: int = 0
+    segments_out: int = 0
+    segments_in: int = 0
+    data_segments_out: int = 0
+    data_segments_in: int = 0
+    headers_out: int = 0
+    """Bytes of IP and TCP headers: the kernel's count of segments times the header in use."""
+    headers_in: int = 0
 
-    def __add__(self, other: StreamBytes) -> StreamBytes:
-        return StreamBytes(sent=self.sent + other.sent, received=self.received + other.received)
+    def __add__(self, other: Stream) -> Stream:
+        return stream_of([a + b for a, b in zip(astuple(self), astuple(other), strict=True)])
+
+    def __sub__(self, other: Stream) -> Stream:
+        return stream_of([a - b for a, b in zip(astuple(self), astuple(other), strict=True)])
 
 
-def read_stream(sock: HasOptions) -> StreamBytes | None:
+def stream_of(counts: list[int]) -> Stream:
+    """From its ten numbers in order. Raises ValueError on another number of them."""
+    return Stream(**dict(zip((field.name for field in fields(Stream)), map(int, counts), strict=True)))
+
+
+def read_stream(sock: HasOptions) -> Stream | None:
     """None where the kernel does not say (qemu-user, another system, an old kernel, a closed socket)."""
     try:
         info = sock.getsockopt(IPPROTO_TCP, TCP_INFO, 256)
     except OSError:
         return None
-    return parse_tcp_info(info)
+    return parse_tcp_info(info, ipv6=sock.family == socket.AF_INET6)
 
 
-def parse_tcp_info(info: bytes) -> StreamBytes | None:
-    """None if the structure is too short to hold bytes_sent."""
+def parse_tcp_info(info: bytes, *, ipv6: bool = False) -> Stream | None:
+    """Of a connection whose two SYN have passed. None if the structure is too short to hold bytes_retrans."""
     if len(info) < _LENGTH:
         return None
-    (received,) = struct.unpack_from("=Q", info, _BYTES_RECEIVED)
-    (sent,) = struct.unpack_from("=Q", info, _BYTES_SENT)
-    return StreamBytes(sent=sent, received=received)
+    timestamps = bool(info[_OPTIONS] & _TIMESTAMPS)
+    header = IP_HEADER_BYTES[ipv6] + TCP_HEADER_BYTES + timestamps * TIMESTAMPS_BYTES
+    (again,) = struct.unpack_from("=I", info, _TOTAL_RETRANS)
+    (received,) = struct.unpack_from("=Q", info, _RECEIVED)
+    segments_out, segments_in, not_sent, _, data_in, data_out = struct.unpack_from("=6I", info, _SEGMENTS)
+    sent, retransmitted = struct.unpack_from("=2Q", info, _SENT)
+    return Stream(
+        sent=sent + not_sent,
+        received=received,
+        retransmitted=retransmitted,
+        retransmitted_segments=again,
+        segments_out=segments_out,
+        segments_in=segments_in,
+        data_segments_out=data_out,
+        data_segments_in=data_in,
+        headers_out=segments_out * header + SYN_BYTES[timestamps],
+        headers_in=segments_in * header + SYN_BYTES[timestamps],
+    )

@@ -1,18 +1,23 @@
-"""What a device's client sent and heard: payload bytes by kind and direction, stream bytes without its own reports.
+"""What a device's client sent and heard, its processor time, and where the last run and the last line began.
 
-Pure: numbers in, numbers out. Sizes are those of MQTT 5 (section 3.3) as `edge.client` writes them: no properties.
+Pure: numbers in, numbers out. `Account` is a set of totals; what happened between two moments is their difference.
+Letters: K kinds of packet (`edge.wire.messages.METER_KINDS`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edge.meter.stream import StreamBytes
+import numpy as np
 
-METHOD_UP = ("Upload", "ParameterUpload", "Done")
-METHOD_DOWN = ("Plan", "Parameters")
-"""Kinds of message that a method needs; births, seats and commands are counted too, reports apart."""
+from edge.meter.packets import KIND, PacketReader, Tally, empty_tally
+from edge.meter.stream import Stream
+from edge.wire.messages import METER_KINDS, Meter
+
+METHOD_UP = ("upload",)
+METHOD_DOWN = ("plan", "parameters")
+"""Kinds of packet that a method needs; births, seats and commands are counted too, reports apart."""
 
 PUBACK_BYTES = 4
 """Reason code 0 and no properties (MQTT 5, section 3.4): what rumqttd and, to a subscribed topic, mosquitto answer."""
@@ -21,7 +26,7 @@ TLS13_RECORD_BYTES = 22
 
 
 def publish_bytes(*, topic: str, payload_bytes: int, qos: int) -> int:
-    """Bytes of one MQTT 5 PUBLISH without properties."""
+    """Bytes of one MQTT 5 PUBLISH without properties (section 3.3)."""
     remaining = 2 + len(topic.encode()) + (2 if qos else 0) + 1 + payload_bytes
     return 1 + _varint_bytes(remaining) + remaining
 
@@ -30,93 +35,185 @@ def _varint_bytes(value: int) -> int:
     return next(width for width in (1, 2, 3, 4) if value < 128**width)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Totals, or what was added to them between two moments."""
+
+    up: Tally = field(default_factory=empty_tally)
+    """(K, 3) packets, payload bytes, bytes of the packets."""
+    down: Tally = field(default_factory=empty_tally)
+    stream: Stream | None = field(default_factory=Stream)
+    """None where the kernel did not say for one connection or more."""
+    connects: int = 0
+    failed: int = 0
+    """Attempts to connect that came to nothing; their bytes are in no other count."""
+    cpu_s: float = 0.0
+    review_cpu_s: float = 0.0
+    """What of it went into evaluating the model for reports."""
+    elapsed_s: float = 0.0
+
+    def __add__(self, other: Account) -> Account:
+        return self._with(other, 1)
+
+    def __sub__(self, other: Account) -> Account:
+        return self._with(other, -1)
+
+    def _with(self, other: Account, sign: int) -> Account:
+        stream = None
+        if self.stream is not None and other.stream is not None:
+            stream = self.stream + other.stream if sign > 0 else self.stream - other.stream
+        return Account(
+            up=self.up + sign * other.up,
+            down=self.down + sign * other.down,
+            stream=stream,
+            connects=self.connects + sign * other.connects,
+            failed=self.failed + sign * other.failed,
+            cpu_s=self.cpu_s + sign * other.cpu_s,
+            review_cpu_s=self.review_cpu_s + sign * other.review_cpu_s,
+            elapsed_s=self.elapsed_s + sign * other.elapsed_s,
+        )
+
+    @property
+    def payload_up(self) -> int:
+        """Of the method's messages."""
+        return int(sum(self.up[KIND[kind], 1] for kind in METHOD_UP))
+
+    @property
+    def payload_down(self) -> int:
+        return int(sum(self.down[KIND[kind], 1] for kind in METHOD_DOWN))
+
+    def stream_without_reports(self, *, tls: bool) -> tuple[int, int]:
+        """Bytes (up, down) on the TCP stream less this device's reports, their records and acknowledgements.
+
+        (0, 0) where the kernel does not say.
+        """
+        if self.stream is None:
+            return 0, 0
+        packets, _, size = (int(count) for count in self.up[KIND["report"]])
+        records = packets * TLS13_RECORD_BYTES if tls else 0
+        up, down = size + records, packets * PUBACK_BYTES + records
+        return max(0, self.stream.sent - up), max(0, self.stream.received - down)
+
+
+def to_plain(account: Account) -> dict[str, Any]:
+    """For JSON: kinds without a packet are left out."""
+    return {
+        "up": _rows(account.up),
+        "down": _rows(account.down),
+        "stream": None if account.stream is None else asdict(account.stream),
+        "connects": account.connects,
+        "failed": account.failed,
+        "cpu_s": round(account.cpu_s, 6),
+        "review_cpu_s": round(account.review_cpu_s, 6),
+        "elapsed_s": round(account.elapsed_s, 6),
+    }
+
+
+def _rows(tally: Tally) -> dict[str, list[int]]:
+    return {kind: [int(count) for count in row] for kind, row in zip(METER_KINDS, tally, strict=True) if row.any()}
+
+
+def from_plain(plain: dict[str, Any]) -> Account:
+    """Raises KeyError, TypeError or ValueError on anything `to_plain` did not write."""
+    return Account(
+        up=_tally(plain["up"]),
+        down=_tally(plain["down"]),
+        stream=None if plain["stream"] is None else Stream(**{k: int(v) for k, v in plain["stream"].items()}),
+        connects=int(plain["connects"]),
+        failed=int(plain["failed"]),
+        cpu_s=float(plain["cpu_s"]),
+        review_cpu_s=float(plain["review_cpu_s"]),
+        elapsed_s=float(plain["elapsed_s"]),
+    )
+
+
+def _tally(rows: dict[str, list[int]]) -> Tally:
+    tally = empty_tally()
+    for kind, (packets, payload, size) in rows.items():
+        tally[KIND[kind]] = packets, payload, size
+    return tally
+
+
 class Traffic:
-    """Counters since the run began; they go to the disk with the session and come back."""
+    """Counters of one process. `run` and the lines of the device's own ledger are differences of `account`s."""
 
-    up: dict[str, int] = field(default_factory=dict)
-    """Payload bytes by kind of message."""
-    down: dict[str, int] = field(default_factory=dict)
-    refused: dict[str, int] = field(default_factory=dict)
-    """Frames refused, by reason."""
-    closed: StreamBytes = field(default_factory=lambda: StreamBytes(sent=0, received=0))
-    """Of the connections that have ended (may be negative: what was on the stream before the run is taken off)."""
-    reports: StreamBytes = field(default_factory=lambda: StreamBytes(sent=0, received=0))
-    """Of this device's own reports and their acknowledgements."""
-
-    def sent(self, kind: str, payload_bytes: int) -> None:
-        self.up[kind] = self.up.get(kind, 0) + payload_bytes
-
-    def heard(self, kind: str, payload_bytes: int) -> None:
-        self.down[kind] = self.down.get(kind, 0) + payload_bytes
+    def __init__(self) -> None:
+        self.sent, self.heard = PacketReader(), PacketReader()
+        self.refused: dict[str, int] = {}
+        """Frames refused, by reason."""
+        self.connects = 0
+        self.failed = 0
+        self.review_cpu_s = 0.0
+        self._closed: Stream | None = Stream()
+        """Of the connections that have ended."""
+        self._run_began = Account()
+        self._last_line = Account()
 
     def refuse(self, reason: str) -> bool:
         """Count one refused frame; True the first time for this reason, when it is worth a line in the log."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
         return self.refused[reason] == 1
 
-    def reported(self, *, packet_bytes: int, tls: bool) -> None:
-        """A report went out: take its packet and, at QoS 1, the acknowledgement off the stream."""
-        record = TLS13_RECORD_BYTES if tls else 0
-        self.reports += StreamBytes(sent=packet_bytes + record, received=PUBACK_BYTES + record)
+    def disconnected(self, last: Stream | None) -> None:
+        """A connection has ended with these counters; None: the kernel does not say."""
+        self._closed = None if self._closed is None or last is None else self._closed + last
+        self.sent.reset()
+        self.heard.reset()
 
-    def disconnected(self, last: StreamBytes | None) -> None:
-        """A connection has ended with these counters."""
-        if last is not None:
-            self.closed += last
-
-    def restart(self, *, kind: str, payload_bytes: int, now: StreamBytes | None) -> None:
-        """A run begins with a message just heard: all counters to zero but for that message's own payload.
-
-        Refusals stay: they are about this process, not about a run.
-        """
-        self.up, self.down = {}, {kind: payload_bytes}
-        self.reports = StreamBytes(sent=0, received=0)
-        before = now if now is not None else StreamBytes(sent=0, received=0)
-        self.closed = StreamBytes(sent=-before.sent, received=payload_bytes - before.received)
-
-    @property
-    def payload_up(self) -> int:
-        return sum(self.up.get(kind, 0) for kind in METHOD_UP)
-
-    @property
-    def payload_down(self) -> int:
-        return sum(self.down.get(kind, 0) for kind in METHOD_DOWN)
-
-    def stream(self, open_connection: StreamBytes | None) -> StreamBytes:
-        """Cumulated over connections, this device's own reports left out."""
-        total = self.closed if open_connection is None else self.closed + open_connection
-        return StreamBytes(
-            sent=max(0, total.sent - self.reports.sent), received=max(0, total.received - self.reports.received)
+    def account(self, open_connection: Stream | None, *, cpu_s: float, now_s: float) -> Account:
+        """Everything since the process began; `open_connection`: zeros if there is none."""
+        unknown = self._closed is None or open_connection is None
+        return Account(
+            up=self.sent.tally.copy(),
+            down=self.heard.tally.copy(),
+            stream=None if unknown else self._closed + open_connection,  # type: ignore[operator]
+            connects=self.connects,
+            failed=self.failed,
+            cpu_s=cpu_s,
+            review_cpu_s=self.review_cpu_s,
+            elapsed_s=now_s,
         )
 
-    def to_plain(self, open_connection: StreamBytes | None) -> dict[str, Any]:
-        """For the disk: after a restart the connection that is open now is one of the ended ones."""
-        ended = self.closed if open_connection is None else self.closed + open_connection
-        return {
-            "up": self.up,
-            "down": self.down,
-            "refused": self.refused,
-            "closed": [ended.sent, ended.received],
-            "reports": [self.reports.sent, self.reports.received],
-        }
+    def of_run(self, now: Account) -> Account:
+        """Since the run began, over restarts of the process."""
+        return now - self._run_began
+
+    def of_line(self, now: Account) -> Account:
+        """Since this was asked last."""
+        line, self._last_line = now - self._last_line, now
+        return line
+
+    def restart(self, now: Account, *, packet_bytes: int, payload_bytes: int, tls: bool) -> None:
+        """A run begins with a plan just heard, which belongs to it: one packet in one segment."""
+        plan = empty_tally()
+        plan[KIND["plan"]] = 1, payload_bytes, packet_bytes
+        stream = now.stream or Stream()
+        header = stream.headers_in // max(1, stream.segments_in)
+        received = packet_bytes + (TLS13_RECORD_BYTES if tls else 0)
+        its = Stream(received=received, segments_in=1, data_segments_in=1, headers_in=header)
+        self._run_began = now - Account(down=plan, stream=its)
+
+    def resume(self, now: Account, saved: Account) -> None:
+        """The process was started anew in the middle of a run with these totals."""
+        self._run_began = now - saved
 
 
-def traffic_from_plain(plain: dict[str, Any]) -> Traffic:
-    """Raises KeyError, TypeError or ValueError on anything `to_plain` did not write."""
-    return Traffic(
-        up=_counters(plain["up"]),
-        down=_counters(plain["down"]),
-        refused=_counters(plain["refused"]),
-        closed=_stream(plain["closed"]),
-        reports=_stream(plain["reports"]),
+def meter(account: Account, *, run: int, round_: int) -> Meter:
+    """The message about a run's totals."""
+    packets = {f"{name}_up": column.astype(np.uint64) for name, column in _columns(account.up)}
+    packets |= {f"{name}_down": column.astype(np.uint64) for name, column in _columns(account.down)}
+    stream = None if account.stream is None else list(asdict(account.stream).values())
+    return Meter(
+        run=run,
+        round=round_,
+        stream=None if stream is None else np.maximum(stream, 0).astype(np.uint64),
+        connects=account.connects,
+        cpu_s=max(0.0, account.cpu_s),
+        review_cpu_s=max(0.0, account.review_cpu_s),
+        elapsed_s=max(0.0, account.elapsed_s),
+        **packets,
     )
 
 
-def _counters(plain: dict[str, int]) -> dict[str, int]:
-    return {str(kind): int(count) for kind, count in plain.items()}
-
-
-def _stream(plain: list[int]) -> StreamBytes:
-    sent, received = plain
-    return StreamBytes(sent=int(sent), received=int(received))
+def _columns(tally: Tally) -> list[tuple[str, Tally]]:
+    return list(zip(("packets", "payload", "mqtt"), np.maximum(tally, 0).T, strict=True))

@@ -13,8 +13,8 @@ import math
 import struct
 from typing import NamedTuple, TypeAlias
 
-UINT16, UINT32, FLOAT16, FLOAT32 = 69, 70, 84, 85
-TAGS = (UINT16, UINT32, FLOAT16, FLOAT32)
+UINT16, UINT32, UINT64, FLOAT16, FLOAT32 = 69, 70, 71, 84, 85
+TAGS = (UINT16, UINT32, UINT64, FLOAT16, FLOAT32)
 """RFC 8746, section 2.1: little-endian typed arrays."""
 
 MAX_ITEMS = 23

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from edge.wire import cbor
 from edge.wire.cbor import Item, Typed
 from edge.wire.messages import (
+    METER_KINDS,
+    STREAM_COUNTS,
     Birth,
     Command,
     Done,
     Gone,
     LabelUpload,
     Message,
+    Meter,
     Method,
     Order,
     Parameters,
@@ -146,6 +149,9 @@ def plan_limit(labels: int, devices: int) -> int:
 MOST_OPTIONS = 8
 """Numbers in `Plan.options`."""
 
+METER_LIMIT = 3 + 5 + 5 + 6 * (2 + 2 + 8 * len(METER_KINDS)) + (2 + 2 + 8 * len(STREAM_COUNTS)) + 5 + 3 * 5
+"""Bytes of the longest `Meter` frame."""
+
 SMALL_LIMIT = 300
 """Bytes of the longest `Done`, `Gone`, `Seat`, `Command` or `Report` frame, and more: the longest takes 64."""
 
@@ -189,11 +195,19 @@ def _text(item: Item) -> str:
 _UINTS: dict[int, tuple[np.dtype[np.unsignedinteger], int]] = {
     cbor.UINT16: (np.dtype("<u2"), 2**8),
     cbor.UINT32: (np.dtype("<u4"), 2**16),
+    cbor.UINT64: (np.dtype("<u8"), 2**32),
 }
 
 
 def _uints(item: Item) -> NDArray[np.uint32]:
     """A byte string, or the typed array of uint16 or uint32 that its largest number needs."""
+    if type(item) is Typed and item.tag == cbor.UINT64:
+        raise FrameError(Reason.RANGE, "numbers here are uint32")
+    return _wide_uints(item).astype(np.uint32)
+
+
+def _wide_uints(item: Item) -> NDArray[np.uint64]:
+    """A byte string, or the typed array of uint16, uint32 or uint64 that its largest number needs."""
     if type(item) is bytes:
         values: NDArray[np.unsignedinteger] = np.frombuffer(item, np.uint8)
     elif type(item) is Typed and item.tag in _UINTS:
@@ -204,15 +218,15 @@ def _uints(item: Item) -> NDArray[np.uint32]:
         if values.max(initial=0) < smallest:
             raise FrameError(Reason.NOT_CBOR, "numbers are written in the narrowest type that holds them all")
     else:
-        raise _wrong("a byte string, or a typed array of uint16 or uint32", item)
-    return values.astype(np.uint32)
+        raise _wrong("a byte string, or a typed array of whole numbers", item)
+    return values.astype(np.uint64)
 
 
-def _write_uints(values: NDArray[np.uint32]) -> Item:
+def _write_uints(values: NDArray[np.uint32] | NDArray[np.uint64]) -> Item:
     largest = int(values.max(initial=0))
     if largest < 2**8:
         return values.astype(np.uint8).tobytes()
-    tag = cbor.UINT16 if largest < 2**16 else cbor.UINT32
+    tag = cbor.UINT16 if largest < 2**16 else cbor.UINT32 if largest < 2**32 else cbor.UINT64
     return Typed(tag, values.astype(_UINTS[tag][0]).tobytes())
 
 
@@ -498,6 +512,31 @@ def _read_report(items: list[Item]) -> Report:
     )
 
 
+def _write_meter(m: Meter) -> list[Item]:
+    packets: list[Item] = [_write_uints(m.packets_up), _write_uints(m.packets_down)]
+    sizes = [_write_uints(counts) for counts in (m.payload_up, m.payload_down, m.mqtt_up, m.mqtt_down)]
+    stream = None if m.stream is None else _write_uints(m.stream)
+    return [m.run, m.round, *packets, *sizes, stream, m.connects, m.cpu_s, m.review_cpu_s, m.elapsed_s]
+
+
+def _read_meter(items: list[Item]) -> Meter:
+    return Meter(
+        run=_int(items[2]),
+        round=_int(items[3]),
+        packets_up=_wide_uints(items[4]),
+        packets_down=_wide_uints(items[5]),
+        payload_up=_wide_uints(items[6]),
+        payload_down=_wide_uints(items[7]),
+        mqtt_up=_wide_uints(items[8]),
+        mqtt_down=_wide_uints(items[9]),
+        stream=None if items[10] is None else _wide_uints(items[10]),
+        connects=_int(items[11]),
+        cpu_s=_float(items[12]),
+        review_cpu_s=_float(items[13]),
+        elapsed_s=_float(items[14]),
+    )
+
+
 class _Kind(NamedTuple):
     items: int
     """Of the whole array, version and kind included."""
@@ -521,5 +560,6 @@ _KINDS: dict[int, _Kind] = {
     10: _Kind(11, Report, _write_report, _read_report),
     11: _Kind(9, LabelUpload, _write_label_upload, _read_label_upload),
     12: _Kind(13, SeedUpload, _write_seed_upload, _read_seed_upload),
+    20: _Kind(15, Meter, _write_meter, _read_meter),
 }
 _NUMBERS = {kind.message: number for number, kind in _KINDS.items()}

@@ -22,13 +22,14 @@ from edge.wire.options import FldOptions, Options, ShareOptions
 from edge.wire.rows import CodedRows, NotFiniteError
 
 UintArray: TypeAlias = NDArray[np.uint32]
+WideArray: TypeAlias = NDArray[np.uint64]
 FloatArray: TypeAlias = NDArray[np.float32]
 
 DIGEST_BYTES = 8
 """Bytes of a SHA-256 digest that name a program or a label schema on the wire."""
 
 
-_UINT32, _FLOAT32 = np.dtype(np.uint32), np.dtype(np.float32)
+_UINT32, _UINT64, _FLOAT32 = np.dtype(np.uint32), np.dtype(np.uint64), np.dtype(np.float32)
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -98,7 +99,7 @@ def _float32(value: float) -> float:
     return float(short)
 
 
-def _vector(name: str, values: NDArray[np.uint32] | NDArray[np.float32], dtype: np.dtype[np.generic]) -> None:
+def _vector(name: str, values: UintArray | WideArray | FloatArray, dtype: np.dtype[np.generic]) -> None:
     if values.ndim != 1 or values.dtype != dtype:
         raise ValueError(f"{name} is a vector of {dtype}")
     if values.flags.writeable:
@@ -424,7 +425,87 @@ class Report(_Value):
         _require(all(0 <= total < 2**64 for total in totals), "byte totals are uint64")
 
 
+METER_KINDS = (
+    "plan",
+    "parameters",
+    "upload",
+    "birth",
+    "command",
+    "report",
+    "acknowledgement",
+    "keepalive",
+    "connection",
+    "repeated",
+)
+"""What an MQTT packet was for, in the order of `Meter`'s arrays (K of them). The first six are PUBLISH packets by their
+topic (docs/wire.md): "report" is instrumentation, `Report` and `Meter` alike. Then PUBACK; PINGREQ and PINGRESP;
+CONNECT, CONNACK, SUBSCRIBE and all others; and every PUBLISH that MQTT sent again (its DUP flag)."""
+
+STREAM_COUNTS = (
+    "sent",
+    "received",
+    "retransmitted",
+    "retransmitted_segments",
+    "segments_out",
+    "segments_in",
+    "data_segments_out",
+    "data_segments_in",
+    "headers_out",
+    "headers_in",
+)
+"""What `Meter.stream` counts, in its order: bytes on the TCP stream (sent: retransmissions included, and what waits to
+be sent; received: each byte once), bytes among them sent again and in how many segments; all segments, and those of
+them that carry data; bytes of all segments' IP and TCP headers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Meter(_Value):
+    """Instrumentation, apart from every method's own bytes: what a device's link and processor did since the run began.
+
+    Totals, so that one that is lost is made good by the next; the plan that began the run is among them. Every number
+    comes from the device's own packets or its kernel (TCP_INFO); headers are segments times the header in use.
+    """
+
+    run: int
+    round: int
+    """The round this is about, as in `Report`: taken when the next plan has been heard, before reports of it go out."""
+    packets_up: WideArray
+    """(K,) MQTT packets by kind."""
+    packets_down: WideArray
+    payload_up: WideArray
+    """(K,) bytes of their payloads."""
+    payload_down: WideArray
+    mqtt_up: WideArray
+    """(K,) bytes of the packets, payloads included."""
+    mqtt_down: WideArray
+    stream: WideArray | None
+    """(10,) see STREAM_COUNTS; None where the kernel does not say (TCP_INFO is missing under qemu-user)."""
+    connects: int
+    """Connections made since the run began: 0 when the one that was there has lasted."""
+    cpu_s: float
+    """Processor seconds of the process since the run began (of one core), evaluations included."""
+    review_cpu_s: float
+    """Those of them that went into evaluating the model for reports."""
+    elapsed_s: float
+    """Since the run began."""
+
+    def __post_init__(self) -> None:
+        for name in ("cpu_s", "review_cpu_s", "elapsed_s"):
+            object.__setattr__(self, name, _float32(getattr(self, name)))
+            _require(getattr(self, name) >= 0, f"{name} >= 0")
+        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and _uint32(self.connects), "run, round, connects")
+        for name in ("packets_up", "packets_down", "payload_up", "payload_down", "mqtt_up", "mqtt_down"):
+            _counts(name, getattr(self, name), len(METER_KINDS))
+        if self.stream is not None:
+            _counts("stream", self.stream, len(STREAM_COUNTS))
+
+
+def _counts(name: str, values: WideArray, length: int) -> None:
+    _vector(name, values, _UINT64)
+    _require(len(values) == length, f"{name} has {length} numbers")
+
+
 AnyUpload: TypeAlias = Upload | LabelUpload | SeedUpload | ParameterUpload | Done
 """What a device gives to a round."""
 
-Message: TypeAlias = AnyUpload | Plan | Parameters | Birth | Gone | Seat | Command | Report
+Message: TypeAlias = AnyUpload | Plan | Parameters | Birth | Gone | Seat | Command | Report | Meter

@@ -6,7 +6,7 @@
 | ps/F/w     | aggregator    | 1, yes        | `Parameters`                              |
 | ps/F/u/D   | device D      | 0 or 1, no    | `Upload`, `ParameterUpload` or `Done`     |
 | ps/F/s/D   | device D      | 1, yes        | `Birth`; `Gone` at the end and as the will |
-| ps/F/m/D   | device D      | 1, no         | `Report`                                  |
+| ps/F/m/D   | device D      | 1, no         | `Report`, `Meter`                         |
 | ps/F/c/D   | aggregator    | 1, no         | `Seat` or `Command`                       |
 """
 

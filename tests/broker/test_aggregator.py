@@ -21,7 +21,7 @@ from broker.servers.mosquitto import Mosquitto
 from edge.wire import topics
 from edge.wire.codec import decode, encode
 from edge.wire.manifest import parse_manifest
-from edge.wire.messages import Birth, Done, Gone, Message, Plan, Report, Seat, Upload
+from edge.wire.messages import Birth, Done, Gone, Message, Meter, Plan, Report, Seat, Upload
 from edge.wire.rows import code_counts, code_rows, read_counts
 from tests.edge.conftest import write_program
 from tests.fleet import Aggregator, until
@@ -236,9 +236,30 @@ def test_the_run_waits_for_the_last_reports(stage: Stage) -> None:
         stream_down=4,
         train_s=0.25,
     )
-    for _ in range(2):
-        d0.send(topics.report(F, "d0"), encode(report))
+    counts = np.arange(10, dtype=np.uint64)
+    meter = Meter(
+        run=RUN,
+        round=0,
+        packets_up=counts,
+        packets_down=counts,
+        payload_up=counts,
+        payload_down=counts,
+        mqtt_up=counts,
+        mqtt_down=counts,
+        stream=10 * counts,
+        connects=1,
+        cpu_s=0.5,
+        review_cpu_s=0.25,
+        elapsed_s=2.0,
+    )
+    for message in (meter, report, report):
+        d0.send(topics.report(F, "d0"), encode(message))
     aggregator.complete()
+    (metered,) = aggregator.named("meter")
+    assert (metered["device"], metered["round"], metered["connects"]) == ("d0", 0, 1)
+    assert (metered["mqtt_up"]["upload"], metered["payload_down"]["repeated"]) == (2, 9)
+    assert (metered["stream"]["sent"], metered["stream"]["headers_in"]) == (0, 90)
+    assert (metered["cpu_s"], metered["review_cpu_s"], metered["elapsed_s"]) == (0.5, 0.25, 2.0)
     (event,) = aggregator.named("report")
     assert event == {
         "event": "report",
@@ -248,6 +269,8 @@ def test_the_run_waits_for_the_last_reports(stage: Stage) -> None:
     assert (event["accuracy"], event["round"], event["stream_down"]) == (0.5, 0, 4)
     with Ledger.read(stage.ledger) as ledger:
         assert [(number, device) for number, device, _ in ledger.reports(RUN)] == [(0, "d0")]
+        ((number, device, kept),) = ledger.meters(RUN)
+    assert {"event": "meter", "round": number, "device": device} | kept == metered
 
 
 def test_of_two_aggregators_one_gives_up(stage: Stage) -> None:

@@ -142,6 +142,26 @@ def test_the_last_report_stays(ledger: Ledger) -> None:
     assert ledger.reports(7) == [(0, "d0", {"accuracy": 0.5})]
 
 
+def test_the_last_meter_stays(ledger: Ledger) -> None:
+    with ledger.commit():
+        ledger.add_meter(7, 0, "d0", {"connects": 0})
+        ledger.add_meter(7, 0, "d0", {"connects": 1})
+    assert ledger.meters(7) == [(0, "d0", {"connects": 1})]
+
+
+def test_a_ledger_of_version_1_is_read_and_goes_on(ledger: Ledger, path: Path) -> None:
+    ledger.close()
+    db = sqlite3.connect(path)
+    db.executescript("DROP TABLE meters; PRAGMA user_version=1;")
+    db.close()
+    with Ledger.read(path) as old:
+        assert old.meters(7) == []
+    with Ledger.open(path) as again:
+        with again.commit():
+            again.add_meter(7, 0, "d0", {"connects": 1})
+        assert again.meters(7) == [(0, "d0", {"connects": 1})]
+
+
 def test_a_run_ends_once_and_its_number_is_used_once(ledger: Ledger) -> None:
     with ledger.commit():
         ledger.end_run(7, ended=200.0, complete=True, reason="all rounds closed")
@@ -180,7 +200,7 @@ def foreign(path: Path) -> None:
 def newer(path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    db.execute("PRAGMA user_version=2")
+    db.execute("PRAGMA user_version=3")
     db.commit()
     db.close()
 
@@ -190,7 +210,7 @@ def garbage(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"), [(foreign, "no ledger of Potstill"), (newer, "version 2"), (garbage, "damaged")]
+    ("make", "says"), [(foreign, "no ledger of Potstill"), (newer, "version 3"), (garbage, "damaged")]
 )
 @pytest.mark.parametrize("opener", [Ledger.open, Ledger.read])
 def test_other_files_are_left_alone(path: Path, make: object, says: str, opener: object) -> None:

@@ -6,8 +6,9 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge.meter.stream import StreamBytes, parse_tcp_info, read_stream
-from edge.meter.traffic import Traffic, publish_bytes, traffic_from_plain
+from edge.meter.packets import KIND
+from edge.meter.stream import Stream, parse_tcp_info, read_stream
+from edge.meter.traffic import Account, Traffic, from_plain, meter, publish_bytes, to_plain
 
 
 @pytest.fixture
@@ -32,16 +33,41 @@ def test_the_kernel_counts_the_stream(pair: tuple[socket.socket, socket.socket])
     _receive(far, 1000)
     far.sendall(b"y" * 77)
     _receive(near, 77)
-    assert read_stream(near) == StreamBytes(sent=1000, received=77)
-    assert read_stream(far) == StreamBytes(sent=77, received=1000)
+    ours, theirs = read_stream(near), read_stream(far)
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.sent, ours.received, theirs.sent, theirs.received) == (1000, 77, 77, 1000)
+    assert (ours.data_segments_out, ours.data_segments_in) == (1, 1)
+    assert ours.segments_out >= 3  # SYN, the acknowledgement that ends the handshake, data
+    assert ours.headers_out == ours.segments_out * 52 + 8
     near.close()
     far.close()
     assert read_stream(near) is None
 
 
+def test_ipv6_has_the_longer_header() -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 on this machine")
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as server,
+        socket.create_connection(server.getsockname()[:2], timeout=5) as near,
+    ):
+        counted = read_stream(near)
+    assert counted is not None
+    assert counted.headers_out == counted.segments_out * 72 + 8
+
+
 def test_a_short_structure_says_nothing() -> None:
     assert parse_tcp_info(bytes(104)) is None
     assert parse_tcp_info(b"") is None
+
+
+def test_without_timestamps_the_header_is_shorter() -> None:
+    info = bytearray(216)
+    info[136:140] = (3).to_bytes(4, "little")
+    plain = parse_tcp_info(bytes(info))
+    assert plain is not None
+    assert plain.headers_out == 3 * 40 + 12
 
 
 @pytest.mark.parametrize("qos", [0, 1])
@@ -79,49 +105,102 @@ def test_a_publish_is_as_long_as_paho_writes_it(
     assert counted.received == len(connect) + expected
 
 
-def test_payload_is_counted_by_kind_and_reports_are_left_out() -> None:
+def _publish(topic: str, payload: int) -> bytes:
+    body = len(topic).to_bytes(2, "big") + topic.encode() + b"\x00\x01\x00" + bytes(payload)
+    assert len(body) < 128
+    return bytes([0x32, len(body)]) + body
+
+
+def _now(traffic: Traffic, stream: Stream | None = None, *, cpu_s: float = 0.0, now_s: float = 0.0) -> Account:
+    return traffic.account(Stream() if stream is None else stream, cpu_s=cpu_s, now_s=now_s)
+
+
+def test_payload_is_that_of_the_method() -> None:
     traffic = Traffic()
-    for kind, size in (("Upload", 100), ("Upload", 20), ("Birth", 50), ("Report", 40)):
-        traffic.sent(kind, size)
-    for kind, size in (("Plan", 200), ("Parameters", 3000), ("Seat", 5)):
-        traffic.heard(kind, size)
-    assert (traffic.payload_up, traffic.payload_down) == (120, 3200)
-    assert traffic.up == {"Upload": 120, "Birth": 50, "Report": 40}
+    for topic, size in (("ps/f/u/d", 100), ("ps/f/u/d", 20), ("ps/f/s/d", 50), ("ps/f/m/d", 40)):
+        traffic.sent.feed(_publish(topic, size))
+    for topic, size in (("ps/f/plan", 90), ("ps/f/w", 80), ("ps/f/c/d", 5)):
+        traffic.heard.feed(_publish(topic, size))
+    account = _now(traffic)
+    assert (account.payload_up, account.payload_down) == (120, 170)
+    assert account.up[KIND["upload"]].tolist() == [2, 120, 120 + 2 * 15]
 
 
 def test_the_stream_adds_up_over_connections_without_own_reports() -> None:
     traffic = Traffic()
-    traffic.disconnected(StreamBytes(sent=500, received=700))
+    traffic.disconnected(Stream(sent=500, received=700))
+    open_now = Stream(sent=100, received=30)
+    assert _now(traffic, open_now).stream == Stream(sent=600, received=730)
+    traffic.sent.feed(_publish("ps/f/m/d", 45))
+    after = _now(traffic, Stream(sent=160, received=34))
+    assert after.stream_without_reports(tls=False) == (600, 730)
+    sealed = _now(traffic, Stream(sent=182, received=56))  # 22 more for its record and for that of its acknowledgement
+    assert sealed.stream_without_reports(tls=True) == (600, 730)
+
+
+def test_what_the_kernel_does_not_say_stays_unsaid() -> None:
+    traffic = Traffic()
     traffic.disconnected(None)
-    assert traffic.stream(StreamBytes(sent=100, received=30)) == StreamBytes(sent=600, received=730)
-    traffic.reported(packet_bytes=60, tls=False)
-    assert traffic.stream(StreamBytes(sent=160, received=34)) == StreamBytes(sent=600, received=730)
-    traffic.reported(packet_bytes=60, tls=True)  # 22 more for its record and for that of its acknowledgement
-    assert traffic.stream(StreamBytes(sent=242, received=60)) == StreamBytes(sent=600, received=730)
+    account = _now(traffic, Stream(sent=9))
+    assert account.stream is None
+    assert (account - Account()).stream is None
+    assert account.stream_without_reports(tls=False) == (0, 0)
+    assert meter(account, run=7, round_=1).stream is None
 
 
 def test_a_run_begins_with_the_plan_that_brought_it() -> None:
     traffic = Traffic()
-    traffic.sent("Birth", 50)
-    traffic.heard("Plan", 90)
-    traffic.refuse("not CBOR")
-    traffic.disconnected(StreamBytes(sent=500, received=700))
-    traffic.reported(packet_bytes=60, tls=False)
-    traffic.restart(kind="Plan", payload_bytes=90, now=StreamBytes(sent=80, received=130))
-    assert (traffic.up, traffic.payload_up, traffic.payload_down) == ({}, 0, 90)
-    assert traffic.stream(StreamBytes(sent=80, received=130)) == StreamBytes(sent=0, received=90)
-    assert traffic.stream(StreamBytes(sent=220, received=134)) == StreamBytes(sent=140, received=94)
-    assert traffic.refused == {"not CBOR": 1}
+    traffic.sent.feed(_publish("ps/f/s/d", 50))
+    plan = _publish("ps/f/plan", 90)
+    traffic.heard.feed(plan)
+    traffic.disconnected(Stream(sent=500, received=700, segments_in=3, headers_in=164))
+    before = Stream(sent=80, received=130, segments_in=4, headers_in=216)
+    traffic.restart(_now(traffic, before, cpu_s=2.0, now_s=10.0), packet_bytes=len(plan), payload_bytes=90, tls=False)
+    run = traffic.of_run(_now(traffic, before, cpu_s=2.0, now_s=10.0))
+    assert (run.payload_up, run.payload_down, run.up.sum()) == (0, 90, 0)
+    assert run.stream == Stream(received=len(plan), segments_in=1, data_segments_in=1, headers_in=54)
+    later = traffic.of_run(_now(traffic, Stream(sent=220, received=134), cpu_s=2.5, now_s=14.0))
+    assert later.stream is not None
+    assert (later.stream.sent, later.stream.received) == (140, len(plan) + 4)
+    assert (later.cpu_s, later.elapsed_s) == (0.5, 4.0)
 
 
 def test_a_restart_of_the_process_goes_on_counting() -> None:
     traffic = Traffic()
-    traffic.restart(kind="Plan", payload_bytes=90, now=StreamBytes(sent=80, received=130))
-    traffic.sent("Upload", 120)
-    again = traffic_from_plain(traffic.to_plain(StreamBytes(sent=220, received=134)))
-    assert again.stream(None) == StreamBytes(sent=140, received=94)
-    assert again.stream(StreamBytes(sent=60, received=10)) == StreamBytes(sent=200, received=104)
-    assert again.payload_up == 120
+    traffic.restart(_now(traffic), packet_bytes=105, payload_bytes=90, tls=False)
+    traffic.sent.feed(_publish("ps/f/u/d", 110))
+    saved = to_plain(traffic.of_run(_now(traffic, Stream(sent=125, received=4), cpu_s=3.0, now_s=8.0)))
+    again = Traffic()
+    again.resume(_now(again, cpu_s=1.0), from_plain(saved))
+    run = again.of_run(_now(again, Stream(sent=60, received=10), cpu_s=1.5, now_s=2.0))
+    assert run.stream is not None
+    assert (run.stream.sent, run.stream.received) == (185, 119)
+    assert (run.payload_up, run.payload_down) == (110, 90)
+    assert (run.cpu_s, run.elapsed_s) == (3.5, 10.0)
+
+
+def test_lines_add_up_to_the_whole() -> None:
+    traffic = Traffic()
+    lines = []
+    for sent in (100, 250, 250, 900):
+        traffic.sent.feed(_publish("ps/f/u/d", 20))
+        lines.append(traffic.of_line(_now(traffic, Stream(sent=sent))))
+    total = sum(lines, Account())
+    assert total.stream == Stream(sent=900)
+    assert total.up[KIND["upload"]].tolist() == [4, 80, 140]
+
+
+def test_the_message_says_what_the_account_says() -> None:
+    traffic = Traffic()
+    traffic.sent.feed(_publish("ps/f/u/d", 20))
+    traffic.connects = 2
+    message = meter(_now(traffic, Stream(sent=35, segments_out=2), cpu_s=0.5, now_s=3.0), run=7, round_=1)
+    assert message.packets_up.tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert message.payload_up.sum() == 20
+    assert message.mqtt_up.sum() == 35
+    assert message.stream is not None
+    assert message.stream.tolist() == [35, 0, 0, 0, 2, 0, 0, 0, 0, 0]
+    assert (message.run, message.round, message.connects, message.cpu_s, message.elapsed_s) == (7, 1, 2, 0.5, 3.0)
 
 
 def test_a_refusal_is_worth_a_line_once_a_reason() -> None:

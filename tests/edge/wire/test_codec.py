@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edge.wire import cbor
 from edge.wire.codec import (
+    METER_LIMIT,
     SMALL_LIMIT,
     FrameError,
     Reason,
@@ -30,13 +31,16 @@ from edge.wire.codec import (
 from edge.wire.labels import pack_labels
 from edge.wire.messages import (
     LARGEST,
+    METER_KINDS,
     SEEDED,
+    STREAM_COUNTS,
     Birth,
     Command,
     Done,
     Gone,
     LabelUpload,
     Message,
+    Meter,
     Method,
     Order,
     Parameters,
@@ -47,6 +51,7 @@ from edge.wire.messages import (
     Seeds,
     SeedUpload,
     Upload,
+    WideArray,
 )
 from edge.wire.options import SHARED_BITS, FldOptions, Options, ShareOptions
 from edge.wire.rows import CodedRows, code_counts, code_rows, read_counts
@@ -171,6 +176,27 @@ reports = st.builds(
     stream_down=u64,
     train_s=f32(0, 2.0**20),
 )
+
+
+def wide(length: int) -> st.SearchStrategy[WideArray]:
+    return st.lists(u64, min_size=length, max_size=length).map(lambda values: np.array(values, np.uint64))
+
+
+meters = st.builds(
+    Meter,
+    run=u32,
+    round=rounds,
+    **{
+        f"{what}_{direction}": wide(len(METER_KINDS))
+        for what in ("packets", "payload", "mqtt")
+        for direction in ("up", "down")
+    },
+    stream=st.none() | wide(len(STREAM_COUNTS)),
+    connects=u32,
+    cpu_s=f32(0, 2.0**20),
+    review_cpu_s=f32(0, 2.0**20),
+    elapsed_s=f32(0, 2.0**20),
+)
 messages: st.SearchStrategy[Message] = st.one_of(
     plans(),
     uploads(),
@@ -184,6 +210,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Seat, run=u32, seat=st.integers(0, 65535)),
     st.builds(Command, order=st.sampled_from(Order)),
     reports,
+    meters,
 )
 
 
@@ -316,6 +343,7 @@ def test_limits_let_every_message_through(message: Message) -> None:
         ParameterUpload: lambda m: parameters_limit(len(m.parameters)),
         Parameters: lambda m: parameters_limit(len(m.parameters)),
         Birth: lambda m: birth_limit(len(m.samples)),
+        Meter: lambda _: METER_LIMIT,
     }
     limit: Callable[[Message], int] = longest.get(type(message), lambda _: SMALL_LIMIT)
     assert len(encode(message)) <= limit(message)

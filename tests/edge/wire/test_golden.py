@@ -22,6 +22,7 @@ from edge.wire.messages import (
     Gone,
     LabelUpload,
     Message,
+    Meter,
     Method,
     Order,
     Parameters,
@@ -146,6 +147,24 @@ GOLDEN: dict[str, Message] = {
         stream_down=5_000_000_000,
         train_s=1.25,
     ),
+    **{
+        name: Meter(
+            run=1700000000,
+            round=4,
+            packets_up=np.array([0, 0, 5, 1, 0, 8, 9, 0, 2, 0], np.uint64),
+            packets_down=np.array([6, 0, 0, 0, 1, 0, 13, 1, 2, 1], np.uint64),
+            payload_up=np.array([0, 0, 380, 84, 0, 900, 0, 0, 0, 0], np.uint64),
+            payload_down=np.array([700, 0, 0, 0, 8, 0, 0, 0, 0, 112], np.uint64),
+            mqtt_up=np.array([0, 0, 455, 99, 0, 1020, 36, 0, 150, 0], np.uint64),
+            mqtt_down=np.array([790, 5_000_000_000, 0, 0, 23, 0, 52, 2, 16, 126], np.uint64),
+            stream=None if name == "meter-no-stream" else np.arange(60000, 70000, 1000, dtype=np.uint64),
+            connects=2,
+            cpu_s=3.5,
+            review_cpu_s=0.25,
+            elapsed_s=60.1,
+        )
+        for name in ("meter", "meter-no-stream")
+    },
 }
 
 
@@ -165,7 +184,7 @@ def test_golden_frames_are_valid_by_the_schema(name: str) -> None:
 def test_every_golden_file_is_tested_and_every_kind_has_one() -> None:
     assert {path.stem for path in FOLDER.glob("*.hex")} == set(GOLDEN)
     kinds = {codec.encode(message)[2] for message in GOLDEN.values()}
-    assert kinds == set(range(1, 13))
+    assert kinds == {*range(1, 13), 20}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""The device's own record of its bytes: WORK/meter.jsonl, one JSON object a line, one line a round.
+
+A line holds what was added since the line before it, so lines add up; `round` is null for what belongs to no round
+(before a run, after it, the farewell). Lines are appended without being synced: the power may take the last ones, and a
+half line is passed over in reading. Past ROTATE_BYTES the file becomes meter.old.jsonl, in the place of the one before.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.meter.traffic import Account, from_plain, to_plain
+
+FILE, OLD_FILE = "meter.jsonl", "meter.old.jsonl"
+ROTATE_BYTES = 4 * 2**20
+"""About 6,000 rounds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What was added between two lines."""
+
+    at: float
+    """Seconds since 1970, by the device's clock."""
+    run: int | None
+    round: int | None
+    tls: bool
+    account: Account
+
+
+def append(folder: Path, line: Line) -> None:
+    """One write. Raises OSError if the disk refuses."""
+    file = folder / FILE
+    plain = {"at": round(line.at, 3), "run": line.run, "round": line.round, "tls": line.tls}
+    with file.open("a", encoding="utf-8") as lines:
+        if lines.tell() > ROTATE_BYTES:
+            file.rename(folder / OLD_FILE)
+            append(folder, line)
+            return
+        lines.write(json.dumps(plain | to_plain(line.account)) + "\n")
+
+
+def read(folder: Path) -> tuple[list[Line], int]:
+    """All lines, oldest first, and how many could not be read. Raises OSError if there is no record."""
+    text = (folder / OLD_FILE).read_text(encoding="utf-8") if (folder / OLD_FILE).exists() else ""
+    text += (folder / FILE).read_text(encoding="utf-8")
+    lines: list[Line] = []
+    damaged = 0
+    for row in text.splitlines():
+        try:
+            lines.append(_line(row))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            damaged += 1
+    return lines, damaged
+
+
+def _line(row: str) -> Line:
+    plain = json.loads(row)
+    run, number = plain["run"], plain["round"]
+    return Line(
+        at=float(plain["at"]),
+        run=None if run is None else int(run),
+        round=None if number is None else int(number),
+        tls=bool(plain["tls"]),
+        account=from_plain(plain),
+    )
