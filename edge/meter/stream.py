@@ -9,7 +9,6 @@ bytes_retrans.
 
 from __future__ import annotations
 
-import socket
 import struct
 from dataclasses import astuple, dataclass, fields
 from typing import Protocol
@@ -17,6 +16,8 @@ from typing import Protocol
 TCP_INFO = 11
 """Linux's option number; the socket module names it only where the C library does."""
 IPPROTO_TCP = 6
+AF_INET6 = 10
+"""Linux's number too: this module stays free of the socket module."""
 
 _TIMESTAMPS = 1
 """Bit of the options in use: TCPI_OPT_TIMESTAMPS."""
@@ -83,7 +84,7 @@ def read_stream(sock: HasOptions) -> Stream | None:
         info = sock.getsockopt(IPPROTO_TCP, TCP_INFO, 256)
     except OSError:
         return None
-    return parse_tcp_info(info, ipv6=sock.family == socket.AF_INET6)
+    return parse_tcp_info(info, ipv6=sock.family == AF_INET6)
 
 
 def parse_tcp_info(info: bytes, *, ipv6: bool = False) -> Stream | None:

@@ -162,7 +162,7 @@ def test_repeats_late_ones_and_strangers_are_kept_apart(stage: Stage) -> None:
     d0, d1, stranger = (stage.device(name) for name in ("d0", "d1", "d9"))
     d0.born(stage.program)
     d1.born(stage.program)
-    until(lambda: d0.plans() == [0], "the plan")
+    until(lambda: d0.plans() == [0] == d1.plans(), "the plan")  # a device's seat comes before it
     assert sorted(m.seat for d in (d0, d1) for m in d.heard if isinstance(m, Seat)) == [0, 1]
     d0.upload(stage.logits(0))
     d0.upload(stage.logits(0))
