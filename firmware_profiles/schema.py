@@ -55,6 +55,8 @@ class Power:
     wifi_transmit_extra_w: Fact[float] | None = optional(float, 0.001, 5)
     supply_a: Fact[float] = needed(float, 0.5, 10)
     """Current of the recommended supply."""
+    nj_per_instruction: Fact[float] | None = optional(float, 0.001, 100)
+    """Of the board, above idle, for one ARM instruction of a training step: nanojoules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,22 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What `potstill profiles calibrate` found on one board of this class (docs/energy.md)."""
+
+    date: Fact[str] = needed(str)
+    machine: Fact[str] = needed(str)
+    program: Fact[str] = needed(str)
+    """Whose training step was timed."""
+    sensor: Fact[str] = needed(str)
+    """What measured the watts, or "none"."""
+    onnx_step_us: Fact[float] | None = optional(float, 0.1, 1e9)
+    tflite_step_us: Fact[float] | None = optional(float, 0.1, 1e9)
+    numpy_step_us: Fact[float] | None = optional(float, 0.1, 1e9)
+    torch_step_us: Fact[float] | None = optional(float, 0.1, 1e9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     name: str
     """Of the file, without .toml."""
@@ -97,34 +115,37 @@ class Profile:
     runtimes: Runtimes
     wheels: Wheels
     limits: Limits
+    calibration: Calibration | None = None
 
     def facts(self) -> Iterator[tuple[str, Fact[Any]]]:
         """Every fact that the profile has, as ("power.idle_w", fact), in the schema's order."""
-        for section in _SECTIONS:
+        for section in SECTIONS:
             values = getattr(self, section)
-            for key in fields(values):
+            for key in () if values is None else fields(values):
                 if (fact := getattr(values, key.name)) is not None:
                     yield f"{section}.{key.name}", fact
 
 
-_SECTIONS: dict[str, type[Any]] = {
+SECTIONS: dict[str, type[Any]] = {
     "hardware": Hardware,
     "network": Network,
     "power": Power,
     "runtimes": Runtimes,
     "wheels": Wheels,
     "limits": Limits,
+    "calibration": Calibration,
 }
+_OPTIONAL = ("calibration",)
 
 
 def parse_profile(raw: Mapping[str, Any], name: str, sources: Mapping[str, Source]) -> Profile | list[Problem]:
     """A profile's parsed TOML -> the profile, or everything that is wrong with it."""
     reader = Reader(sources)
-    known = ["name", "title", *_SECTIONS]
-    reader.keys((), raw, known, known)
+    known = ["name", "title", *SECTIONS]
+    reader.keys((), raw, known, [key for key in known if key not in _OPTIONAL])
     reader.heading(raw, name)
     sections: dict[str, Any] = {
-        section: reader.section(section, kind, raw[section]) for section, kind in _SECTIONS.items() if section in raw
+        section: reader.section(section, kind, raw[section]) for section, kind in SECTIONS.items() if section in raw
     }
     if reader.problems:
         return reader.problems
