@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from firmware_profiles.cli import profiles
-from firmware_profiles.facts import NOTE_NEEDED, Quality
+from firmware_profiles.facts import NOTE_NEEDED, Fact, Quality
 from firmware_profiles.load import (
     SOURCES_FILE,
     ProfileError,
@@ -25,7 +26,8 @@ from firmware_profiles.load import (
     read_profile,
     read_sources,
 )
-from firmware_profiles.schema import Hardware, Profile
+from firmware_profiles.schema import Calibration, Hardware, Profile
+from firmware_profiles.write import profile_toml
 
 ROOT = Path(__file__).resolve().parents[2]
 BOARD = profile_file("pi-4b").read_text()
@@ -84,7 +86,7 @@ def test_every_source_is_used_and_every_file_it_names_exists() -> None:
     boards = [fact for name in list_profiles() for _, fact in load_profile(name).facts()]
     facts = [*boards, *(fact for name in list_radios() for _, fact in load_radio(name).facts())]
     used = {each.source for fact in facts for each in (fact, *fact.others)}
-    assert used == set(load_sources())
+    assert used | {"potstill-calibrate"} == set(load_sources())  # the one that a user's own calibration names
     for source in load_sources().values():
         assert source.address.startswith("https://") or (ROOT / source.address).is_file()
 
@@ -285,3 +287,31 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 
 def test_the_sources_file_is_the_packages() -> None:
     assert isinstance(read_sources(SOURCES_FILE), dict)
+
+
+# ---------------------------------------------------------------- written again
+
+
+@pytest.mark.parametrize("name", list_profiles())
+def test_a_written_profile_reads_back_the_same(name: str, tmp_path: Path) -> None:
+    profile = load_profile(name)
+    file = tmp_path / f"{name}.toml"
+    file.write_text(profile_toml(profile), encoding="utf-8")
+    assert read_profile(file) == profile
+
+
+def test_a_calibration_is_written_and_read(tmp_path: Path) -> None:
+    def fact(value: Any) -> Fact[Any]:
+        return Fact(value=value, source="potstill-calibrate", quality=Quality.MEASURED)
+
+    calibration = Calibration(
+        date=fact("2026-11-22"),
+        machine=fact('a "quoted" board'),
+        program=fact("cnn-8x8"),
+        sensor=fact("none"),
+        numpy_step_us=fact(812.5),
+    )
+    profile = replace(load_profile("pi-4b"), calibration=calibration)
+    (tmp_path / "pi-4b.toml").write_text(profile_toml(profile), encoding="utf-8")
+    assert read_profile(tmp_path / "pi-4b.toml") == profile
+    assert "calibration.numpy_step_us" in dict(profile.facts())

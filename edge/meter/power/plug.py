@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
@@ -73,14 +74,19 @@ class PlugSensor:
 
     covers = "everything behind the plug, the supply's own loss included"
 
-    def __init__(self, maker: str, plug: str, broker: str, *, us: str = "potstill-meter") -> None:
+    def __init__(
+        self,
+        maker: str,
+        plug: str,
+        broker: str,
+    ) -> None:
         parts = urlsplit(broker)
         if parts.scheme != "mqtt" or not parts.hostname:
             raise SensorMissing(
                 f"a plug is asked over mqtt://HOST[:PORT], not {broker!r}: plug:{maker}/{plug}@mqtt://HOST"
             )
         self.name = f"{maker} plug {plug}"
-        self._maker, self._plug, self._us = _MAKERS[maker], plug, us
+        self._maker, self._plug, self._us = _MAKERS[maker], plug, f"potstill-{uuid4().hex[:8]}"
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._mqtt = self._connected(parts.hostname, parts.port or 1883)
         try:
@@ -90,7 +96,7 @@ class PlugSensor:
             raise SensorMissing(f"{problem}: is the plug on this broker, and does it meter?") from problem
 
     def _connected(self, host: str, port: int) -> paho.Client:
-        client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)  # what every plug's broker speaks
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=self._us, protocol=paho.MQTTv5)
         subscribed: queue.SimpleQueue[bool] = queue.SimpleQueue()
         topic = self._maker.answers(self._plug, self._us)
         client.on_connect = lambda client, *_: client.subscribe(topic)
