@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from broker.round import RunSettings
+from broker.settings import RunSettings
 from edge.wire.codec import (
     METER_LIMIT,
     SMALL_LIMIT,
@@ -17,24 +17,64 @@ from edge.wire.codec import (
     Reason,
     birth_limit,
     decode,
+    label_upload_limit,
     parameters_limit,
+    seed_upload_limit,
     upload_limit,
 )
-from edge.wire.messages import Birth, Done, Gone, Message, Meter, Method, ParameterUpload, Report, Upload
+from edge.wire.labels import read_votes, votes_bytes
+from edge.wire.messages import (
+    AnyUpload,
+    Birth,
+    Done,
+    Gone,
+    LabelUpload,
+    Message,
+    Meter,
+    Method,
+    ParameterUpload,
+    Report,
+    Seeds,
+    SeedUpload,
+    Upload,
+)
+from edge.wire.options import FldOptions, ShareOptions
 from edge.wire.rows import FLOAT_BITS
 
 M = TypeVar("M", bound=Message)
 
 
-def upload(frame: bytes, run: RunSettings) -> Upload | ParameterUpload | Done:
+def upload(frame: bytes, run: RunSettings) -> AnyUpload:
     """What a device gives to a round of this run. Raises `FrameError`."""
-    if run.method is Method.FD:
-        return _logits(frame, run)
     if run.method is Method.FL:
         return _parameters(frame, run)
-    done = _of_kind(Done, frame, SMALL_LIMIT)
-    _check_run(done.run, run)
-    return done
+    if run.method is Method.ALONE:
+        done = _of_kind(Done, frame, SMALL_LIMIT)
+        _check_run(done.run, run)
+        return done
+    message = decode(frame, limit=_limit(run))
+    if isinstance(message, LabelUpload) and isinstance(run.options, ShareOptions):
+        _check_means(message.means, run)
+        _check_votes(message.labels, run.options, run)
+        return message
+    if isinstance(message, SeedUpload) and isinstance(run.options, FldOptions):
+        _check_means(message.means, run)
+        _check_seeds(message.seeds, run.options, run)
+        return message
+    if not isinstance(message, Upload):
+        raise _unexpected(message, "Upload")
+    _check_means(message, run)
+    return message
+
+
+def _limit(run: RunSettings) -> int:
+    """Bytes of the longest upload; of the widest rows, so that a device with another plan's bits is told so."""
+    widest = max(FLOAT_BITS)
+    if isinstance(run.options, ShareOptions):
+        return label_upload_limit(run.labels, widest, votes_bytes(run.options, run.labels))
+    if isinstance(run.options, FldOptions):
+        return seed_upload_limit(run.labels, widest, run.options.seeds, run.size)
+    return upload_limit(run.labels, widest)
 
 
 def birth(frame: bytes, run: RunSettings) -> Birth | Gone:
@@ -58,16 +98,32 @@ def report(frame: bytes, run: RunSettings) -> Report | Meter:
     return message
 
 
-def _logits(frame: bytes, run: RunSettings) -> Upload:
-    # The limit is that of the widest rows, so that a device with another plan's bits is told so.
-    message = _of_kind(Upload, frame, upload_limit(run.labels, max(FLOAT_BITS)))
-    _check_run(message.run, run)
-    _check_schema(message.check, run)
-    if len(message.counts) != run.labels:
-        raise FrameError(Reason.SHAPE, f"{len(message.counts)} labels, the run has {run.labels}")
-    if message.logits.bits != run.bits:
-        raise FrameError(Reason.BITS, f"{message.logits.bits} bits, the plan says {run.bits}")
-    return message
+def _check_means(means: Upload, run: RunSettings) -> None:
+    _check_run(means.run, run)
+    _check_schema(means.check, run)
+    if len(means.counts) != run.labels:
+        raise FrameError(Reason.SHAPE, f"{len(means.counts)} labels, the run has {run.labels}")
+    if means.logits.bits != run.bits:
+        raise FrameError(Reason.BITS, f"{means.logits.bits} bits, the plan says {run.bits}")
+
+
+def _check_votes(labels: bytes, options: ShareOptions, run: RunSettings) -> None:
+    try:
+        read_votes(labels, options, run.labels)
+    except ValueError as problem:
+        raise FrameError(Reason.RANGE, f"labels of shared inputs: {problem}") from problem
+
+
+def _check_seeds(seeds: Seeds, options: FldOptions, run: RunSettings) -> None:
+    count, size = seeds.x.shape
+    if size != run.size or count > options.seeds:
+        raise FrameError(
+            Reason.SHAPE, f"{count} seeds of {size} numbers, at most {options.seeds} of {run.size} are asked for"
+        )
+    if len(seeds.second) != (0 if run.method is Method.FLD else count):
+        raise FrameError(Reason.SHAPE, f"seeds are {'raw' if run.method is Method.FLD else 'mixed pairs'} in this run")
+    if max(int(seeds.first.max()), int(seeds.second.max(initial=0))) >= run.labels:
+        raise FrameError(Reason.RANGE, f"a seed's label beyond the {run.labels} there are")
 
 
 def _parameters(frame: bytes, run: RunSettings) -> ParameterUpload:

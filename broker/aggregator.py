@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
@@ -35,12 +35,14 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from broker import admit
-from broker.ledger import Ledger, Run, UploadRow, settings_to_plain
+from broker.ledger import Ledger, Run, UploadRow
 from broker.round import (
     Action,
     Arrived,
     Born,
     Close,
+    Convert,
+    Converted,
     Departed,
     End,
     Event,
@@ -52,7 +54,6 @@ from broker.round import (
     Record,
     Refuse,
     RoundState,
-    RunSettings,
     Tell,
     Tick,
     deadline,
@@ -60,6 +61,7 @@ from broker.round import (
     resume,
     step,
 )
+from broker.settings import RunSettings, settings_to_plain
 from edge.wire import topics
 from edge.wire.codec import FrameError, Reason, decode, encode
 from edge.wire.messages import (
@@ -76,6 +78,12 @@ from edge.wire.messages import (
     Plan,
     Seat,
 )
+
+if TYPE_CHECKING:
+    from broker.conversion import Converter
+
+CONVERSION_S = 0.02
+"""For how long a conversion may go on between two looks at the network."""
 
 BATCH = 500
 """Messages a transaction at most: at 500 the commit's share of a message is 1 us (benchmarks/bench_aggregator.py)."""
@@ -382,7 +390,18 @@ def client_id(fleet: str) -> str:
 class Aggregator:
     """One run, from its first birth to its end. `emit` takes the events of docs/ledger.md, one dictionary each."""
 
-    def __init__(self, *, link: Link, ledger: Ledger, fleet: str, settings: RunSettings, emit: Emit) -> None:
+    def __init__(
+        self,
+        *,
+        link: Link,
+        ledger: Ledger,
+        fleet: str,
+        settings: RunSettings,
+        emit: Emit,
+        converter: Converter | None = None,
+    ) -> None:
+        """`converter` is for the methods whose aggregator trains (FLD)."""
+        self._converter, self._converting = converter, -1
         self._link, self._ledger, self._fleet, self._settings, self._emit = link, ledger, fleet, settings, emit
         self._state: RoundState
         self._channels: dict[str, tuple[str, str]] = {}
@@ -433,6 +452,8 @@ class Aggregator:
         return self._end
 
     def _patience(self) -> float:
+        if self._converting >= 0:
+            return 0.0
         due = deadline(self._state)
         wait = 0.5 if due is None else due - time.monotonic()
         return 0.0 if self._link.more else max(0.0, min(wait, 0.5))
@@ -452,6 +473,20 @@ class Aggregator:
         if assembling and len(self._state.present) != born:
             self._batch.events.append(self._waiting())
         self._finish(letters)
+        if self._converting >= 0:
+            self._go_on_converting(self._converting)
+
+    def _go_on_converting(self, number: int) -> None:
+        """A few steps; what comes of the last is the next round."""
+        assert self._converter is not None  # `_take` has begun with it
+        until = time.monotonic() + CONVERSION_S
+        parameters = None
+        while parameters is None and time.monotonic() < until:
+            parameters = self._converter.advance()
+        if parameters is not None:
+            self._converting = -1
+            self._step(Converted(number, parameters))
+            self._finish([])
 
     def _waiting(self) -> dict[str, Any]:
         return {"event": "waiting", "born": len(self._state.present), "devices": self._settings.devices}
@@ -532,24 +567,17 @@ class Aggregator:
         self._take(actions, payload)
 
     def _take(self, actions: list[Action], payload: bytes) -> None:
-        batch, run = self._batch, self._settings.run
+        batch = self._batch
         for action in actions:
             match action:
                 case Record():
-                    row = UploadRow(
-                        run=run,
-                        round=action.upload.round,
-                        device=action.device,
-                        fate=action.fate.value,
-                        size=len(payload),
-                        arrived=time.time(),
-                        frame=payload if action.fate is Fate.COUNTED else None,
-                    )
-                    (batch.counted if action.fate is Fate.COUNTED else batch.others).append(row)
+                    self._take_record(action, payload)
                 case Publish():
                     self._take_broadcast(action.message)
                 case Tell():
                     self._take_tell(action.device, action.message)
+                case Convert():
+                    self._take_convert(action)
                 case Close():
                     self._take_close(action)
                 case Refuse():
@@ -560,6 +588,25 @@ class Aggregator:
                     )
                 case End():
                     self._take_end(action)
+
+    def _take_record(self, action: Record, payload: bytes) -> None:
+        batch, counted = self._batch, action.fate is Fate.COUNTED
+        row = UploadRow(
+            run=self._settings.run,
+            round=action.upload.round,
+            device=action.device,
+            fate=action.fate.value,
+            size=len(payload),
+            arrived=time.time(),
+            frame=payload if counted else None,
+        )
+        (batch.counted if counted else batch.others).append(row)
+
+    def _take_convert(self, action: Convert) -> None:
+        if self._converter is None:
+            raise RuntimeError(f"{action.method.name.lower()} needs an aggregator with a converter")
+        self._converter.begin(action)
+        self._converting = action.round
 
     def _take_broadcast(self, message: Plan | Parameters) -> None:
         """A plan stands in the ledger, and on the disk, before a device can hear it."""

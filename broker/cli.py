@@ -16,8 +16,12 @@ from broker import servers
 
 if TYPE_CHECKING:
     from broker.aggregator import Address
+    from broker.conversion import Converter
     from broker.ledger import Ledger
-    from broker.round import End, RunSettings
+    from broker.round import End
+    from broker.settings import RunSettings
+    from edge.wire.messages import Method
+    from edge.wire.options import FldOptions, Options, ShareOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,13 +99,33 @@ def _connects(command: F) -> F:
     return command
 
 
-def _setting(flag: str, name: str, what: str, **more: Any) -> Callable[[F], F]:
-    """An option of `broker.round.RunSettings`, whose default is told but never passed."""
-    from broker.round import RunSettings
+def _default(kind: type[RunSettings | FldOptions | ShareOptions], name: str) -> Any:
+    return next(field.default for field in dataclasses.fields(kind) if field.name == name)
 
-    default = next(f.default for f in dataclasses.fields(RunSettings) if f.name == name)
+
+def _setting(flag: str, name: str, what: str, **more: Any) -> Callable[[F], F]:
+    """An option of `broker.settings.RunSettings`, whose default is told but never passed."""
+    from broker.settings import RunSettings
+
+    default = _default(RunSettings, name)
     told = f"  [default: {default.name.lower() if name == 'method' else default}]"
     return click.option(flag, name, default=None, help=what + ("" if default is dataclasses.MISSING else told), **more)
+
+
+_METHODS = ("alone", "fl", "fd", "fld", "mixfld", "mix2fld", "share")
+
+
+def _option(flag: str, name: str, what: str, **more: Any) -> Callable[[F], F]:
+    """An option of a method, such as `fld__seeds`: the field of `_kinds()["fld"]`, whose default is told."""
+    kind, _, field = name.partition("__")
+    default = _default(_kinds()[kind], field)
+    return click.option(flag, name, default=None, help=f"{what} ({kind})  [default: {default}]", **more)
+
+
+def _kinds() -> dict[str, type[FldOptions | ShareOptions]]:
+    from edge.wire.options import FldOptions, ShareOptions
+
+    return {"fld": FldOptions, "share": ShareOptions}
 
 
 @broker.command()
@@ -109,16 +133,28 @@ def _setting(flag: str, name: str, what: str, **more: Any) -> Callable[[F], F]:
 @_ledger
 @click.option("--fleet", help="Name of the fleet; needed unless --resume.")
 @click.option(
-    "--program", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the compiled program."
+    "--program",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the compiled program; with --resume only where the aggregator trains (fld).",
 )
 @_setting("--devices", "devices", "The run starts when so many are there.", type=int)
-@_setting("--method", "method", "What is exchanged.", type=click.Choice(["alone", "fl", "fd"]))
+@_setting("--method", "method", "What is exchanged.", type=click.Choice(_METHODS))
 @_setting("--rounds", "rounds", "Of the run.", type=int)
 @_setting("--steps", "steps", "Local training steps a round.", type=int)
 @_setting("--lr", "lr", "Learning rate.", type=float)
-@_setting("--gamma", "gamma", "Weight of the distillation term (fd).", type=float)
+@_setting("--gamma", "gamma", "Weight of the distillation term (fd, share).", type=float)
+@_option("--seeds", "fld__seeds", "Samples, or mixed pairs, a device gives once.", type=int)
+@_option("--conversion-steps", "fld__steps", "The aggregator's training steps a round.", type=int)
+@_option("--conversion-lr", "fld__lr", "Their learning rate.", type=float)
+@_option("--beta", "fld__beta", "Weight of the devices' logits in them.", type=float)
+@_option("--lam", "fld__lam", "Weight of a mixed pair's first sample.", type=float)
+@_option("--inputs", "share__inputs", "Shared inputs a round.", type=int)
+@_option("--label-bits", "share__bits", "Of a shared label: 0 for the label alone, or 8, 4, 3 for all.", type=int)
+@_option("--shift", "share__shift", "Pixels that images are shifted by at most.", type=int)
+@_option("--buffer", "share__buffer", "Rounds whose shared inputs are trained on.", type=int)
+@_option("--warm-up", "share__warm_up", "Rounds without shared inputs, at first.", type=int)
 @_setting("--normalise/--no-normalise", "normalise", "Divide the target by 1 + gamma.")
-@_setting("--bits", "bits", "Of a logit on the wire: 32, 16, 8, 4 or 3 (fd).", type=int)
+@_setting("--bits", "bits", "Of a logit on the wire: 32, 16, 8, 4 or 3.", type=int)
 @_setting("--seed", "seed", "Of every random stream.", type=int)
 @_setting("--qos", "qos", "MQTT QoS of the uploads.", type=click.IntRange(0, 1))
 @_setting("--report/--no-report", "report", "Devices report accuracy and bytes after each round.")
@@ -156,9 +192,12 @@ def run(
                 name, settings = _new(fleet, program, run_number, typed)
             else:
                 name, settings = _unfinished(ledger, resume, typed)
+            converter = _converter(program, settings)
             emit = _print_json if as_json else _print_text
             link = Link(address, client_id(name), filters(name), resumable=resume is not None)
-            aggregator = Aggregator(link=link, ledger=ledger, fleet=name, settings=settings, emit=emit)
+            aggregator = Aggregator(
+                link=link, ledger=ledger, fleet=name, settings=settings, emit=emit, converter=converter
+            )
             link.connect()
             began = time.monotonic()
             emit({"event": "run", "run": settings.run, "fleet": name, "method": settings.method.name.lower()})
@@ -188,24 +227,28 @@ def _report_end(end: End, settings: RunSettings, seconds: float, emit: Callable[
 
 def _new(fleet: str | None, program: Path | None, number: int | None, typed: dict[str, Any]) -> tuple[str, RunSettings]:
     """Settings of a new run from what was typed. Raises `click.UsageError`."""
-    from broker.round import RunSettings
-    from edge.wire.manifest import parse_manifest
+    from broker.settings import RunSettings
+    from edge.wire.manifest import POOL_FILE, parse_manifest
     from edge.wire.messages import Method
     from edge.wire.topics import check_name
 
     if fleet is None or program is None or "devices" not in typed:
         raise click.UsageError("a new run needs --fleet, --program and --devices (or give --resume RUN)")
-    if "method" in typed:
-        typed = typed | {"method": Method[typed["method"].upper()]}
+    method = Method[typed.pop("method").upper()] if "method" in typed else _default(RunSettings, "method")
     try:
         manifest = parse_manifest((program / "manifest.json").read_text(encoding="utf-8"))
+        if method is Method.SHARE and POOL_FILE not in manifest.files:
+            raise click.UsageError(f"{program} has no {POOL_FILE}: compile it with --pool, and give it to the devices")
         return check_name(fleet, "fleet"), RunSettings(
             run=secrets.randbits(32) if number is None else number,
             program=manifest.digest,
             schema=manifest.schema,
             labels=len(manifest.labels),
             parameters=manifest.parameter_count,
-            **typed,
+            method=method,
+            options=_options(method, typed),
+            size=manifest.sample_size,
+            **{name: value for name, value in typed.items() if "__" not in name},
         )
     except OSError as problem:
         raise click.UsageError(
@@ -213,6 +256,40 @@ def _new(fleet: str | None, program: Path | None, number: int | None, typed: dic
         ) from problem
     except ValueError as problem:
         raise click.UsageError(str(problem)) from problem
+
+
+def _options(method: Method, typed: dict[str, Any]) -> Options | None:
+    """Those of the method from what was typed. Raises `click.UsageError` on another method's, ValueError."""
+    from edge.wire.messages import OPTIONS
+
+    kind = OPTIONS.get(method)
+    said: dict[str, Any] = {}
+    for name, value in typed.items():
+        family, dot, field = name.partition("__")
+        if dot and _kinds()[family] is not kind:
+            raise click.UsageError(f"{field} is an option of {family}, and the method is {method.name.lower()}")
+        if dot:
+            said[field] = value
+    return None if kind is None else kind(**said)
+
+
+def _converter(program: Path | None, settings: RunSettings) -> Converter | None:
+    """What the aggregator trains with, where the method needs it. Raises `click.UsageError`."""
+    from edge.wire.messages import SEEDED
+
+    if settings.method not in SEEDED:
+        return None
+    from broker.conversion import Converter
+
+    if program is None:
+        raise click.UsageError("the aggregator of this run trains: give the run's --program too")
+    try:
+        converter = Converter(program)
+    except ValueError as problem:
+        raise click.UsageError(str(problem)) from problem
+    if converter.digest != settings.program:
+        raise click.UsageError(f"{program} is not the program of run {settings.run}: give that one")
+    return converter
 
 
 def _unfinished(ledger: Ledger, number: int, typed: dict[str, Any]) -> tuple[str, RunSettings]:

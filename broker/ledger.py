@@ -14,13 +14,14 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 
-from broker.round import AnyUpload, Resumption, RunSettings
-from edge.wire.codec import FrameError, decode
-from edge.wire.messages import Message, Method, Parameters, Plan
+from broker.round import Resumption
+from broker.settings import RunSettings, settings_from_plain
+from edge.wire.codec import SEED_UPLOAD, FrameError, decode
+from edge.wire.messages import AnyUpload, Message, Parameters, Plan, SeedUpload
 
 APPLICATION_ID = 0x506F7453
 """`PRAGMA application_id`: the file says that it is ours ("PotS")."""
@@ -112,7 +113,7 @@ class Run(NamedTuple):
     program: str
     """Digest, hexadecimal."""
     settings: str
-    """JSON of `broker.round.RunSettings`."""
+    """JSON of `broker.settings.RunSettings`."""
     started: float
     ended: float | None
     complete: bool | None
@@ -351,12 +352,20 @@ class Ledger:
         uploads = self._all(
             "SELECT device, frame FROM uploads WHERE run = ? AND round = ? AND fate = 'counted'", run, number
         )
+        given = self._all(
+            "SELECT device, frame FROM uploads WHERE run = ? AND round < ? AND fate = 'counted' "
+            "AND substr(frame, 3, 1) = ? ORDER BY round DESC",
+            run,
+            number,
+            bytes([SEED_UPLOAD]),
+        )
         try:
             return Resumption(
                 seats=dict(self._all("SELECT device, seat FROM seats WHERE run = ?", run)),
                 plan=None if plan is None else cast("Plan", _message(plan)),
                 parameters=cast("Parameters", _message(parameters[0][0])) if parameters else None,
                 uploads={device: cast("AnyUpload", _message(frame)) for device, frame in uploads},
+                seeds={device: cast("SeedUpload", _message(frame)).seeds for device, frame in given},
             )
         except FrameError as problem:
             raise LedgerError(f"{self._path}: run {run} holds a frame that is not one ({problem})") from problem
@@ -403,18 +412,6 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
 
 def _message(frame: bytes) -> Message:
     return decode(frame, limit=len(frame))
-
-
-def settings_to_plain(settings: RunSettings) -> dict[str, Any]:
-    """For JSON: digests as hexadecimal, the method by name."""
-    names = {"program": settings.program.hex(), "schema": settings.schema.hex(), "method": settings.method.name.lower()}
-    return asdict(settings) | names
-
-
-def settings_from_plain(plain: Mapping[str, Any]) -> RunSettings:
-    """Raises ValueError, TypeError or KeyError on what `settings_to_plain` did not write."""
-    digests = {"program": bytes.fromhex(plain["program"]), "schema": bytes.fromhex(plain["schema"])}
-    return RunSettings(**{**plain, **digests, "method": Method[plain["method"].upper()]})
 
 
 @contextlib.contextmanager

@@ -3,14 +3,15 @@
 `step(state, event, now) -> (state, actions)`; `now` is seconds on a monotonic clock, `deadline(state)` says when the
 shell must bring the next `Tick`. The shell (`broker.aggregator`) carries the actions out in order; it may gather the
 actions of many steps, but it commits their `Record`, `Close` and `Publish` to the ledger in one transaction before
-it publishes, acknowledges or tells anything. One run has three phases:
+it publishes, acknowledges or tells anything. One run has four phases:
 
     ASSEMBLING  waiting until enough devices are born; no plan has been published
     OPEN        round r of the plan is under way
+    CONVERTING  round r has closed, the model of round r + 1 is being made of it (FLD)
     OVER        complete or failed
 
-`_TABLE` at the end says what each event does in each phase. Every pair is there, because every event comes from
-outside at a time of its own; what is no event at all raises `IllegalEventError`.
+`_TABLE` at the end says what each event does in each phase. Every pair of what comes from outside is there, because
+it comes at a time of its own; `Converted` answers a `Convert`. Anything else raises `IllegalEventError`.
 
 Decisions (docs/adr/0002, docs/round.md):
 
@@ -21,6 +22,8 @@ Decisions (docs/adr/0002, docs/round.md):
   its upload): it is asked for its birth.
 - At each extension the plan is published again: a device that hears it twice sends its pending upload again, which
   is how an upload lost at QoS 0 is found.
+- What is being converted is on no disk: until `Converted` comes, ledger and devices know the round as open. A resumed
+  aggregator closes it again; an upload that came meanwhile is late, and counts if that happens.
 - What counted is averaged in the order of the seats, so that a resumed aggregator computes the same bits.
 
 Letters: D devices, L labels, P parameters, r round.
@@ -34,12 +37,17 @@ from enum import StrEnum
 from typing import Any, TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from broker.methods import fd, fl
+from broker.methods import fd, fl, share
+from broker.settings import MOST_SEATS, RunSettings, make_plan, nobody
 from edge.wire.messages import (
+    SEEDED,
+    AnyUpload,
     Birth,
     Command,
-    Done,
+    FloatArray,
+    LabelUpload,
     Message,
     Method,
     Order,
@@ -47,12 +55,11 @@ from edge.wire.messages import (
     ParameterUpload,
     Plan,
     Seat,
-    UintArray,
+    Seeds,
+    SeedUpload,
     Upload,
 )
-from edge.wire.rows import CodedRows
-
-AnyUpload: TypeAlias = Upload | ParameterUpload | Done
+from edge.wire.options import FldOptions, ShareOptions
 
 # ---------------------------------------------------------------- events
 
@@ -80,7 +87,7 @@ class Arrived:
     """An upload that decoded; `broker.admit` has found nothing wrong with it but may not know the round."""
 
     device: str
-    upload: Upload | ParameterUpload | Done
+    upload: AnyUpload
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,16 @@ class Tick:
     """Time has passed."""
 
 
-Event: TypeAlias = LinkUp | Born | Departed | Arrived | Tick
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """The work of a `Convert` is done."""
+
+    round: int
+    parameters: FloatArray
+    """(P,); not finite where training has diverged."""
+
+
+Event: TypeAlias = LinkUp | Born | Departed | Arrived | Tick | Converted
 
 # ---------------------------------------------------------------- actions
 
@@ -112,7 +128,7 @@ class Record:
     """Write what became of this upload into the ledger (before its acknowledgement)."""
 
     device: str
-    upload: Upload | ParameterUpload | Done
+    upload: AnyUpload
     fate: Fate
 
 
@@ -160,6 +176,24 @@ class Close:
     """Expected devices whose upload did not count, in the order of the seats."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Convert:
+    """Train the model of the next round on the devices' seeds (FLD), then feed `Converted`."""
+
+    round: int
+    """The one that has closed."""
+    method: Method
+    options: FldOptions
+    seed: int
+    normalise: bool
+    parameters: FloatArray | None
+    """(P,) of the round before; None: the program's initial state."""
+    seeds: tuple[Seeds, ...]
+    """Of every device that has given any, in the order of the seats."""
+    teacher: NDArray[np.float64]
+    """(L, L) the cohort's mean logits, zeros where nobody sent the label."""
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """The run is over: complete, or failed with a reason."""
@@ -168,59 +202,13 @@ class End:
     reason: str
 
 
-Action: TypeAlias = Record | Publish | Tell | Refuse | Extend | Close | End
+Action: TypeAlias = Record | Publish | Tell | Refuse | Extend | Convert | Close | End
 
 # ---------------------------------------------------------------- settings and state
 
 
 class IllegalEventError(RuntimeError):
     """The shell fed something that is no event: a defect of the shell, not of the fleet."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSettings:
-    """One run, and every default of it.
-
-    Steps, rate, gamma and rounds are those with which FD was best on MNIST, 10 devices of 500 samples (docs/round.md).
-    """
-
-    run: int
-    """uint32, never used before: a device takes an old number for its old run."""
-    program: bytes
-    schema: bytes
-    labels: int
-    """L."""
-    parameters: int
-    """P."""
-    devices: int
-    """The run starts when so many are born."""
-    method: Method = Method.FD
-    rounds: int = 30
-    steps: int = 32
-    seed: int = 0
-    lr: float = 0.1
-    gamma: float = 1.0
-    bits: int = 4
-    qos: int = 1
-    report: bool = True
-    normalise: bool = False
-    deadline_s: float = 60.0
-    """Of a round, from its opening; an extension is as long again."""
-    quorum: int = 1
-    """Uploads without which no round closes, devices without which no run starts."""
-    extensions: int = 3
-    """Times that one round is extended before the run fails."""
-    start_deadline_s: float = 60.0
-    """When the run starts with the quorum, or fails."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.quorum <= self.devices <= MOST_SEATS:
-            raise ValueError(f"1 <= quorum ({self.quorum}) <= devices ({self.devices}) <= {MOST_SEATS}")
-        if self.extensions < 0 or self.start_deadline_s <= 0:
-            raise ValueError("extensions is at least 0, start_deadline_s is positive")
-        if self.labels < 1 or self.parameters < 1:
-            raise ValueError("labels and parameters are positive: take them from the program's manifest")
-        _plan(self, 0, frozenset(), _none(self), None)  # raises ValueError for what a plan cannot carry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,14 +220,17 @@ class Resumption:
     plan: Plan | None
     """Of the last `Publish` of a plan; None when the run had not started."""
     parameters: Parameters | None
-    """Of the last `Publish` of parameters (FL), written in the same transaction as its plan."""
+    """Of the last `Publish` of parameters (FL, FLD), written in the same transaction as its plan."""
     uploads: Mapping[str, AnyUpload]
     """Device -> upload, from every COUNTED `Record` of round `plan.round`."""
+    seeds: Mapping[str, Seeds] = field(default_factory=dict)
+    """Device -> what it gave first, from every COUNTED `Record` of the rounds before (FLD)."""
 
 
 class Phase(StrEnum):
     ASSEMBLING = "assembling"
     OPEN = "open"
+    CONVERTING = "converting"
     OVER = "over"
 
 
@@ -261,7 +252,9 @@ class RoundState:
     plan: Plan | None = None
     """The last published."""
     parameters: Parameters | None = None
-    """The last published (FL)."""
+    """The last published (FL, FLD)."""
+    seeds: dict[str, Seeds] = field(default_factory=dict)
+    """What each device gave first, in a closed round (FLD)."""
     expected: set[str] = field(default_factory=set)
     """Present at the round's opening, or born in it."""
     waiting: set[str] = field(default_factory=set)
@@ -273,9 +266,6 @@ class RoundState:
     extended: int = 0
     """Times that the open round was extended."""
 
-
-MOST_SEATS = 65536
-"""A seat is a uint16 on the wire."""
 
 Outcome: TypeAlias = tuple[RoundState, list[Action]]
 
@@ -296,7 +286,7 @@ def resume(settings: RunSettings, resumption: Resumption, now: float) -> Outcome
     state = RoundState(settings=settings, due=now + settings.start_deadline_s, seats=dict(resumption.seats))
     if plan is None:
         return state, []
-    state.plan, state.parameters = plan, resumption.parameters
+    state.plan, state.parameters, state.seeds = plan, resumption.parameters, dict(resumption.seeds)
     state.previous = frozenset(device for device, seat in state.seats.items() if seat in plan.cohort)
     if plan.done:
         return state, [*_broadcast(state), *_end(state, complete=True, reason=_COMPLETE)]
@@ -410,8 +400,8 @@ def _fate(state: RoundState, device: str, upload: AnyUpload, plan: Plan) -> Fate
     return Fate.LATE if upload.round < plan.round else Fate.EARLY
 
 
-_NEW = {Phase.OPEN: Fate.COUNTED, Phase.OVER: Fate.LATE}
-"""A first upload of the plan's round: a run that has failed counts no more."""
+_NEW = {Phase.OPEN: Fate.COUNTED, Phase.CONVERTING: Fate.LATE, Phase.OVER: Fate.LATE}
+"""A first upload of the plan's round: neither a closed round nor a run that has failed counts any more."""
 
 
 def _arrive_closed(state: RoundState, event: Arrived, now: float) -> list[Action]:
@@ -473,7 +463,7 @@ def _is_due(state: RoundState, now: float) -> bool:
 
 
 def _start(state: RoundState, now: float) -> list[Action]:
-    state.plan = _plan(state.settings, 0, frozenset(), _none(state.settings), None)
+    state.plan = make_plan(state.settings, 0, frozenset(), nobody(state.settings), None)
     _open(state, now)
     return _broadcast(state)
 
@@ -495,9 +485,18 @@ def _close_if_all(state: RoundState, now: float) -> list[Action]:
 
 
 def _close(state: RoundState, now: float) -> list[Action]:
-    assert state.plan is not None  # the phase is OPEN
+    if state.settings.method not in SEEDED:
+        return _conclude(state, now)
+    convert = _convert(state)
+    state.phase, state.due = Phase.CONVERTING, None
+    return [convert]
+
+
+def _conclude(state: RoundState, now: float) -> list[Action]:
+    """The round's outcome goes into the ledger, and the next plan out."""
+    assert state.plan is not None  # a round is open, or converted
     number, seats = state.plan.round, state.seats
-    cohort = sorted(state.counted, key=seats.__getitem__)
+    cohort = _cohort(state)
     missing = sorted(state.expected - state.counted.keys(), key=seats.__getitem__)
     closed = Close(number, tuple(cohort), tuple(missing))
     _aggregate(state, number + 1, [state.counted[device] for device in cohort], [seats[device] for device in cohort])
@@ -508,46 +507,68 @@ def _close(state: RoundState, now: float) -> list[Action]:
     return [closed, *_broadcast(state), *_end(state, complete=True, reason=_COMPLETE)]
 
 
+def _cohort(state: RoundState) -> list[str]:
+    return sorted(state.counted, key=state.seats.__getitem__)
+
+
 def _aggregate(state: RoundState, number: int, uploads: list[AnyUpload], seats: list[int]) -> None:
     """The result of the cohort's uploads becomes the plan (and the parameters) of round `number`."""
     settings = state.settings
-    contributors, logits = _none(settings), None
-    if settings.method is Method.FD:
-        contributors, logits = fd.average(cast("list[Upload]", uploads), settings.bits)
+    contributors, logits, labels = nobody(settings), None, b""
+    if settings.method.averages_logits:
+        contributors, logits = fd.average(_means(uploads), settings.bits)
     elif settings.method is Method.FL:
         mean = fl.average(cast("list[ParameterUpload]", uploads))
         state.parameters = Parameters(run=settings.run, round=number, parameters=mean)
-    state.plan = _plan(settings, number, frozenset(seats), contributors, logits)
+    if isinstance(settings.options, ShareOptions) and number > settings.options.warm_up:
+        labels = share.vote([upload for upload in uploads if isinstance(upload, LabelUpload)], settings.options)
+    state.plan = make_plan(settings, number, frozenset(seats), contributors, logits, labels)
 
 
-def _none(settings: RunSettings) -> UintArray:
-    """(L,) nobody holds any label; empty where no logits are exchanged."""
-    return np.zeros(settings.labels if settings.method is Method.FD else 0, np.uint32)
+def _means(uploads: list[AnyUpload]) -> list[Upload]:
+    """The mean logits in each."""
+    return [u.means if isinstance(u, LabelUpload | SeedUpload) else cast("Upload", u) for u in uploads]
 
 
-def _plan(
-    settings: RunSettings, number: int, cohort: frozenset[int], contributors: UintArray, logits: CodedRows | None
-) -> Plan:
-    return Plan(
-        run=settings.run,
-        round=number,
-        rounds=settings.rounds,
+# ---------------------------------------------------------------- conversion (FLD)
+
+
+def _convert(state: RoundState) -> Convert:
+    """What the open round's cohort said and gave, with what was given before."""
+    settings, plan = state.settings, state.plan
+    assert plan is not None  # the phase is OPEN
+    assert isinstance(settings.options, FldOptions)  # the settings check it
+    uploads = [state.counted[device] for device in _cohort(state)]
+    for device, upload in state.counted.items():
+        if isinstance(upload, SeedUpload):
+            state.seeds.setdefault(device, upload.seeds)
+    return Convert(
+        round=plan.round,
         method=settings.method,
-        steps=settings.steps,
+        options=settings.options,
         seed=settings.seed,
-        lr=settings.lr,
-        gamma=settings.gamma,
-        bits=settings.bits,
-        deadline_s=settings.deadline_s,
-        qos=settings.qos,
-        report=settings.report,
         normalise=settings.normalise,
-        program=settings.program,
-        schema=settings.schema,
-        cohort=cohort,
-        contributors=contributors,
-        logits=logits,
+        parameters=None if state.parameters is None else state.parameters.parameters,
+        seeds=tuple(state.seeds[device] for device in sorted(state.seeds, key=state.seats.__getitem__)),
+        teacher=fd.mean(_means(uploads))[1],
     )
+
+
+def _converted(state: RoundState, event: Converted, now: float) -> list[Action]:
+    assert state.plan is not None  # the phase is CONVERTING
+    if event.round != state.plan.round:
+        raise IllegalEventError(f"round {event.round} converted while round {state.plan.round} is under way")
+    if not np.isfinite(event.parameters).all():
+        reason = f"round {event.round}: the conversion has diverged; lower --conversion-lr"
+        return _end(state, complete=False, reason=reason)
+    state.parameters = Parameters(run=state.settings.run, round=event.round + 1, parameters=event.parameters)
+    return _conclude(state, now)
+
+
+def _join_converting(state: RoundState, event: Born, now: float) -> list[Action]:
+    """It is waited for from the next round on."""
+    del now
+    return _admit(state, event)
 
 
 def _broadcast(state: RoundState) -> list[Action]:
@@ -588,6 +609,13 @@ _TABLE: dict[tuple[Phase, type], _Handler] = {
     (Phase.OPEN, Departed): _depart_open,
     (Phase.OPEN, Arrived): _arrive_open,
     (Phase.OPEN, Tick): _tick_open,
+    # ------------------------------------
+    (Phase.CONVERTING, LinkUp): _republish,
+    (Phase.CONVERTING, Born): _join_converting,
+    (Phase.CONVERTING, Departed): _depart,
+    (Phase.CONVERTING, Arrived): _arrive_closed,
+    (Phase.CONVERTING, Tick): _ignore,
+    (Phase.CONVERTING, Converted): _converted,
     # ------------------------------------
     (Phase.OVER, LinkUp): _republish,
     (Phase.OVER, Born): _ignore,

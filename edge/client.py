@@ -9,7 +9,7 @@ Bytes on the link (docs/wire.md has the sums for a round):
 - TCP_NODELAY: with Nagle's algorithm and the peer's delayed acknowledgement a round takes 40 ms longer.
 - A message's PUBACK waits until the message has been acted on and leaves in one segment with the upload it caused
   (TCP_CORK): one Ethernet frame less up, and one acknowledgement less down, in every round.
-- The parameters' topic is subscribed only while a plan says FL.
+- The parameters' topic is subscribed only while a plan's method sends them (FL, FLD).
 """
 
 from __future__ import annotations
@@ -44,12 +44,15 @@ from edge.meter.traffic import Account, Traffic, from_plain, meter, publish_byte
 from edge.runtime.choose import choose, installed, load_runtime
 from edge.runtime.program import load_program
 from edge.session import Action, Event, Session
-from edge.shard import Shard, load_shard
+from edge.shard import Shard, load_pool, load_shard
 from edge.store import Snapshot, WorkFolder
-from edge.train import DivergedError, accuracy, train
+from edge.train import DivergedError, Task, accuracy, train
 from edge.wire import topics
 from edge.wire.codec import FrameError, Reason, decode, encode, parameters_limit, plan_limit
-from edge.wire.messages import Birth, Command, Gone, Message, Method, Parameters, Plan, Report, Seat
+from edge.wire.labels import read_votes
+from edge.wire.manifest import POOL_FILE
+from edge.wire.messages import Birth, Command, Gone, Message, Parameters, Plan, Report, Seat
+from edge.wire.options import ShareOptions
 
 LOG = logging.getLogger("potstill.edge")
 
@@ -448,6 +451,8 @@ class Client:
         program = load_program(settings.program)
         self._manifest = program.manifest
         self._shard: Shard = load_shard(settings.data, self._manifest)
+        shipped = program.files.get(POOL_FILE)
+        self._pool = None if shipped is None else load_pool(shipped, self._manifest)
         why = choose(program, settings.runtime, installed()).reason
         release_code()  # before and after: the runtime's own import and loading are the peak
         self._runtime = load_runtime(program, settings.runtime)
@@ -565,11 +570,21 @@ class Client:
             labels = len(message.contributors)
             if labels not in {0, len(self._manifest.labels)}:
                 raise FrameError(Reason.SHAPE, f"{labels} labels, not {len(self._manifest.labels)}")
+            self._check_shared(message)
+
+    def _check_shared(self, plan: Plan) -> None:
+        """The fleet's labels of shared inputs are ours. Raises FrameError."""
+        options = plan.read_options()
+        if isinstance(options, ShareOptions) and plan.labels:
+            try:
+                read_votes(plan.labels, options, len(self._manifest.labels))
+            except ValueError as problem:
+                raise FrameError(Reason.RANGE, f"labels of shared inputs: {problem}") from problem
 
     def _follow(self, plan: Plan) -> None:
-        """Hear parameters while the plan says FL: they are as large as everything else in many rounds together."""
+        """Hear parameters while the method sends them: they are as large as everything else in many rounds together."""
         ours = plan.program == self._session.program
-        wanted = ours and plan.method is Method.FL and not (plan.done and plan.run != self._session.run)
+        wanted = ours and plan.method.sends_parameters and not (plan.done and plan.run != self._session.run)
         self._link.want_parameters(wanted=wanted, now=plan.round > 0)
 
     def _feed(self, event: Event, *, heard_bytes: int = 0) -> None:
@@ -635,15 +650,15 @@ class Client:
         started_s = time.monotonic()
         LOG.debug("run %d round %d: training", plan.run, plan.round)
         try:
-            result = train(
-                self._runtime,
-                self._shard,
-                self._manifest,
-                plan,
-                action.teacher,
+            task = Task(
+                plan=plan,
+                teacher=action.teacher,
                 device=self._settings.device,
-                go_on=self._between_steps,
+                seeds=action.seeds,
+                shared=action.shared,
+                pool=self._pool,
             )
+            result = train(self._runtime, self._shard, self._manifest, task, go_on=self._between_steps)
         except DivergedError as problem:
             raise ConfigurationError(f"run {plan.run}, round {plan.round}: {problem}") from problem
         if result is None:

@@ -4,7 +4,7 @@
 what comes of them back as events. A device goes through five phases:
 
     IDLE      no run has work for it: none heard, the last one over, or a plan for another program
-    WAITING   a plan was heard, but the seat or (FL) the round's parameters have not come yet; any order will do
+    WAITING   a plan was heard, but the seat or (FL, FLD) the round's parameters have not come yet; any order will do
     TRAINING  the plan's K steps are under way in the shell's worker
     SENT      the round's upload is pending: no cohort has said yet whether it counted
     LEFT      told to stop
@@ -38,17 +38,18 @@ from numpy.typing import NDArray
 from edge.methods.fd import leave_one_out
 from edge.wire.codec import FrameError, decode, encode
 from edge.wire.messages import (
+    AnyUpload,
     Command,
-    Done,
-    Method,
+    LabelUpload,
     Order,
     Parameters,
-    ParameterUpload,
     Plan,
     Seat,
+    SeedUpload,
     UintArray,
     Upload,
 )
+from edge.wire.options import FldOptions, ShareOptions
 from edge.wire.rows import CodedRows
 
 FloatArray: TypeAlias = NDArray[np.float32]
@@ -82,7 +83,7 @@ class Trained:
 
     run: int
     round: int
-    upload: Upload | ParameterUpload | Done
+    upload: AnyUpload
     """What this round gives to the aggregator."""
 
 
@@ -105,7 +106,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Replace the model's parameters (FL's averaged model)."""
+    """Replace the model's parameters (FL's averaged model, FLD's converted one)."""
 
     parameters: FloatArray
 
@@ -128,13 +129,17 @@ class Train:
     plan: Plan
     teacher: FloatArray | None
     """(L, L) leave-one-out mean logits, a row of zeros where there is no teacher; None without distillation."""
+    seeds: bool = False
+    """Whether the upload is to bring this device's seeds (FLD): none of its uploads is known to have counted."""
+    shared: tuple[tuple[int, bytes], ...] = ()
+    """Rounds and the fleet's labels of the inputs they shared, oldest first (`share`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
     """Publish an upload (also again, after a reconnect: the aggregator counts it once)."""
 
-    upload: Upload | ParameterUpload | Done
+    upload: AnyUpload
     qos: int
 
 
@@ -196,11 +201,15 @@ class Session:
     """The newest plan heard while training."""
     parameters: Parameters | None = None
     """The last heard, until they are adopted."""
-    pending: Upload | ParameterUpload | Done | None = None
+    pending: AnyUpload | None = None
     """The upload of round `completed`, until a plan settles it."""
     pending_qos: int = 1
     counted: Upload | None = None
-    """This device's own upload within the logits of `plan`."""
+    """This device's own rows within the logits of `plan`."""
+    seeded: bool = False
+    """An upload of this device has counted in this run: the aggregator has its seeds (FLD)."""
+    shared: tuple[tuple[int, bytes], ...] = ()
+    """Rounds and the fleet's labels of the inputs they shared, oldest first, as many as the plan says (`share`)."""
     noted: int | None = None
     """The run about which the operator has been told that it is not for this device."""
 
@@ -208,7 +217,7 @@ class Session:
 Outcome: TypeAlias = tuple[Session, list[Action]]
 
 
-_FORMAT = 1
+_FORMAT = 2
 """Of the snapshot; one of another format is left behind."""
 
 
@@ -234,6 +243,8 @@ def start(saved: Mapping[str, Any] | None, *, program: bytes, schema: bytes) -> 
             seat=None if seat is None else Seat(run=seat[0], seat=seat[1]),
             pending=pending,
             pending_qos=saved["pending_qos"],
+            seeded=saved["seeded"],
+            shared=tuple((round_, data) for round_, data in saved["shared"]),
         )
     except (KeyError, TypeError, IndexError, ValueError, FrameError) as problem:
         raise ValueError(
@@ -252,12 +263,14 @@ def snapshot(session: Session) -> dict[str, Any]:
         "seat": None if session.seat is None else [session.seat.run, session.seat.seat],
         "pending": None if session.pending is None else encode(session.pending),
         "pending_qos": session.pending_qos,
+        "seeded": session.seeded,
+        "shared": [[round_, data] for round_, data in session.shared],
     }
 
 
-def _upload(frame: bytes) -> Upload | ParameterUpload | Done:
+def _upload(frame: bytes) -> AnyUpload:
     message = decode(frame, limit=len(frame))
-    if not isinstance(message, Upload | ParameterUpload | Done):
+    if not isinstance(message, AnyUpload):
         raise ValueError(f"a {type(message).__name__} where the pending upload belongs")  # noqa: TRY004
     return message
 
@@ -355,7 +368,9 @@ def _not_ours(session: Session, plan: Plan) -> Outcome:
 
 
 def _enter_run(session: Session, plan: Plan) -> Outcome:
-    session = replace(session, run=plan.run, completed=-1, plan=plan, pending=None, counted=None)
+    session = replace(
+        session, run=plan.run, completed=-1, plan=plan, pending=None, counted=None, seeded=False, shared=()
+    )
     session, actions = _begin(session)
     return session, [Reset(plan.run), *actions]
 
@@ -371,7 +386,14 @@ def _settle(session: Session, plan: Plan) -> Outcome:
         return settled, [Note(f"round {upload.round}: its cohort was not heard, the fleet is at round {plan.round}")]
     if not seated:
         return settled, [Note(f"round {upload.round}: the upload was late or lost, it did not count")]
-    return replace(settled, counted=upload if isinstance(upload, Upload) else None), []
+    return replace(settled, counted=_means(upload), seeded=True), []
+
+
+def _means(upload: AnyUpload) -> Upload | None:
+    """The mean logits in it."""
+    if isinstance(upload, LabelUpload | SeedUpload):
+        return upload.means
+    return upload if isinstance(upload, Upload) else None
 
 
 def _begin(session: Session) -> Outcome:
@@ -389,8 +411,19 @@ def _begin(session: Session) -> Outcome:
     if plan.done:
         session = replace(session, phase=Phase.IDLE, completed=plan.round, counted=None)
         return session, [*actions, Save()]
-    actions.append(Train(plan, _teacher(session.counted, plan)))
+    session = replace(session, shared=_shared(session, plan))
+    seeds = isinstance(plan.read_options(), FldOptions) and not session.seeded
+    actions.append(Train(plan, _teacher(session.counted, plan), seeds, session.shared))
     return replace(session, phase=Phase.TRAINING, counted=None), actions
+
+
+def _shared(session: Session, plan: Plan) -> tuple[tuple[int, bytes], ...]:
+    """The newest rounds' labels, those of this plan's eve with them."""
+    options = plan.read_options()
+    if not isinstance(options, ShareOptions) or not plan.labels:
+        return session.shared
+    before = [entry for entry in session.shared if entry[0] < plan.round - 1]
+    return (*before, (plan.round - 1, plan.labels))[-options.buffer :]
 
 
 def _ready(session: Session, plan: Plan) -> bool:
@@ -401,13 +434,13 @@ def _ready(session: Session, plan: Plan) -> bool:
 
 
 def _adopts(plan: Plan) -> bool:
-    """Round 0 of FL starts from the program's own initial parameters, the same on every device."""
-    return plan.method is Method.FL and plan.round > 0
+    """Round 0 starts from the program's own initial parameters, the same on every device."""
+    return plan.method.sends_parameters and plan.round > 0
 
 
 def _teacher(counted: Upload | None, plan: Plan) -> FloatArray | None:
     """(L, L) the mean over the others, a row of zeros where nobody else sent the label; None without distillation."""
-    if plan.method is not Method.FD:
+    if not plan.method.averages_logits:
         return None
     L = len(plan.contributors)
     nothing = np.zeros(L, np.uint32)

@@ -1,27 +1,35 @@
-"""A device's own data: one .npz of local samples, checked once, kept in the type it was stored in.
+"""A device's own data, one .npz of local samples, and the pool of shared inputs that a program may bring along.
 
-    train_x (n, ...)   train_y (n,)   test_x (m, ...)   test_y (m,)   scale ()  optional
+    a shard     train_x (n, ...)   train_y (n,)   test_x (m, ...)   test_y (m,)   scale ()  optional
+    pool.npz    x (M, ...)   scale ()  optional
+
+Both are checked once and kept in the type they were stored in.
 
 x may be uint8 or float16 (MNIST as uint8 takes 0.4 MB for 500 samples, as float32 1.6 MB); a batch becomes float32
-and is multiplied by `scale` when it is drawn. Letters: n training samples, m test samples, L labels, B batch.
+and is multiplied by `scale` when it is drawn. Letters: n training samples, m test samples, M inputs
+of the pool, L labels, B batch.
 """
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.wire.manifest import Manifest
+from edge.wire.manifest import POOL_FILE, Manifest
 
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int64]
+
+MAX_POOL_BYTES = 64 * 2**20
+"""Unpacked; 1,000 images of 28 x 28 bytes take 0.8 MB."""
 
 _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 
@@ -65,6 +73,30 @@ class Shard:
             yield x, self.test_y[part]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pool:
+    """Inputs without labels, the same on every device."""
+
+    x: NDArray[Any]
+    """(M, *input_shape) as stored."""
+    scale: float
+
+    def batch(self, indices: IntArray) -> FloatArray:
+        """Inputs at `indices` (b,) -> (b, *input_shape)."""
+        x: FloatArray = np.multiply(self.x[indices], np.float32(self.scale), dtype=np.float32, casting="unsafe")
+        return x
+
+
+def load_pool(data: bytes, manifest: Manifest) -> Pool:
+    """The program's `pool.npz`. Raises ShardError that says what is wrong with it."""
+    path = Path(POOL_FILE)
+    arrays = _read_arrays(path, io.BytesIO(data), ("x",), limit=MAX_POOL_BYTES)
+    if "x" not in arrays or len(arrays["x"]) == 0:
+        raise ShardError(f"{path}: no x with inputs in it; compile the program again with --pool")
+    x = _samples(path, "x", arrays["x"], manifest.input_shape)
+    return Pool(x=x, scale=_scale(path, arrays.get("scale")))
+
+
 def load_shard(path: Path, manifest: Manifest) -> Shard:
     """Read and check a shard for a program. Raises ShardError that says what to change."""
     arrays = _read(path)
@@ -91,12 +123,24 @@ def load_shard(path: Path, manifest: Manifest) -> Shard:
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ShardError(f"{path}: one .npy array; save the four arrays with numpy.savez")
-            return {name: archive[name] for name in archive.files if name in {*_ARRAYS, "scale"}}
+            return _read_arrays(path, file, _ARRAYS)
     except FileNotFoundError as problem:
         raise ShardError(f"{path}: no such file; give the device's .npz with --data") from problem
+    except OSError as problem:
+        raise ShardError(f"{path}: {problem}; see that this process may read it") from problem
+
+
+def _read_arrays(
+    path: Path, file: BinaryIO, names: tuple[str, ...], *, limit: int | None = None
+) -> dict[str, NDArray[Any]]:
+    try:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ShardError(f"{path}: one .npy array; save {', '.join(names)} with numpy.savez")
+        unpacked = sum(info.file_size for info in archive.zip.infolist()) if archive.zip is not None else 0
+        if limit is not None and unpacked > limit:
+            raise ShardError(f"{path}: {unpacked} bytes unpacked, at most {limit} are read")
+        return {name: archive[name] for name in archive.files if name in {*names, "scale"}}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
         if isinstance(problem, ShardError):
             raise

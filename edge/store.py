@@ -195,10 +195,14 @@ def parse_snapshot(data: bytes) -> tuple[int, Snapshot]:
 
 
 def _to_json(value: object) -> object:
+    if isinstance(value, list):
+        return [_to_json(entry) for entry in value]
     return {"hex": value.hex()} if isinstance(value, bytes) else value
 
 
 def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(entry) for entry in value]
     return bytes.fromhex(value["hex"]) if isinstance(value, dict) else value
 
 

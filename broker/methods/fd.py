@@ -18,8 +18,20 @@ from edge.wire.rows import CodedRows, code_rows, read_rows
 def average(uploads: Sequence[Upload], bits: int) -> tuple[UintArray, CodedRows | None]:
     """D uploads of one round -> contributors (L,), and their mean logits (R, L) coded for the plan.
 
-    Every holder counts once, however many samples it has (the paper's mean). None where no label has a row.
-    Raises ValueError without uploads, or when they have different numbers of labels.
+    None where no label has a row. Errors as `mean`.
+    """
+    contributors, rows = mean(uploads)
+    sent = contributors > 0
+    if not sent.any():
+        return contributors, None
+    return contributors, code_rows(rows[sent], bits)  # (R, L)
+
+
+def mean(uploads: Sequence[Upload]) -> tuple[UintArray, NDArray[np.float64]]:
+    """D uploads of one round -> contributors (L,), and their mean logits (L, L), zeros where there are none.
+
+    Every holder counts once, however many samples it has (the paper's mean). Raises ValueError without uploads, or
+    when they have different numbers of labels.
     """
     if not uploads:
         raise ValueError("a mean needs at least one upload")
@@ -33,10 +45,7 @@ def average(uploads: Sequence[Upload], bits: int) -> tuple[UintArray, CodedRows 
         label = np.nonzero(held[devices])[1]  # (devices * rows,), device by device, in label order
         np.add.at(sums, label, values.reshape(len(devices) * rows, labels))
     contributors = held.sum(axis=0).astype(np.uint32)  # (L,)
-    sent = contributors > 0
-    if not sent.any():
-        return contributors, None
-    return contributors, code_rows(sums[sent] / contributors[sent, None], bits)  # (R, L)
+    return contributors, sums / np.maximum(contributors, 1)[:, None]
 
 
 def _by_rows(held: NDArray[np.bool_]) -> dict[int, list[int]]:

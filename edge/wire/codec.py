@@ -547,6 +547,9 @@ class _Kind(NamedTuple):
     """Items that may follow."""
 
 
+SEED_UPLOAD = 12
+"""The kind, a frame's third byte, by which the ledger finds what devices have given away."""
+
 _KINDS: dict[int, _Kind] = {
     1: _Kind(18, Plan, _write_plan, _read_plan, more=2),
     2: _Kind(8, Upload, _write_upload, _read_upload),
@@ -559,7 +562,7 @@ _KINDS: dict[int, _Kind] = {
     9: _Kind(3, Command, _write_command, _read_command),
     10: _Kind(11, Report, _write_report, _read_report),
     11: _Kind(9, LabelUpload, _write_label_upload, _read_label_upload),
-    12: _Kind(13, SeedUpload, _write_seed_upload, _read_seed_upload),
+    SEED_UPLOAD: _Kind(13, SeedUpload, _write_seed_upload, _read_seed_upload),
     20: _Kind(15, Meter, _write_meter, _read_meter),
 }
 _NUMBERS = {kind.message: number for number, kind in _KINDS.items()}

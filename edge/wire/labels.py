@@ -15,6 +15,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.wire.options import ShareOptions
+from edge.wire.rows import CodedRows, code_rows
+
 WORD_BITS = 16
 MOST_LABELS = 2**WORD_BITS
 
@@ -80,3 +83,31 @@ def read_labels(data: bytes, samples: int, labels: int) -> NDArray[np.int64]:
 def _powers(labels: int, count: int) -> NDArray[np.int64]:
     """(k,) L^(k-1) ... 1."""
     return np.power(labels, np.arange(count - 1, -1, -1, dtype=np.int64))
+
+
+# ---------------------------------------------------------------- what a device, or the fleet, says of shared inputs
+
+
+def votes_bytes(options: ShareOptions, labels: int) -> int:
+    """Of one round's S shared inputs: packed labels, or rows of codes."""
+    if options.bits == 0:
+        return packed_bytes(options.inputs, labels)
+    return (options.inputs * labels * options.bits + 7) // 8
+
+
+def code_votes(rows: NDArray[np.float32], options: ShareOptions) -> bytes:
+    """(S, L) logits -> bytes; where labels alone travel, the label of each row's largest, the lowest of equals.
+
+    Raises ValueError where codes travel and a row is no probability vector.
+    """
+    if options.bits == 0:
+        return pack_labels(rows.argmax(axis=1), rows.shape[1])
+    return code_rows(rows, options.bits).data
+
+
+def read_votes(data: bytes, options: ShareOptions, labels: int) -> NDArray[np.float32]:
+    """The inverse: -> (S, L), each row one-hot or summing to 1. Raises ValueError on what `code_votes` never writes."""
+    if options.bits == 0:
+        one_hot: NDArray[np.float32] = np.eye(labels, dtype=np.float32)[read_labels(data, options.inputs, labels)]
+        return one_hot
+    return CodedRows(rows=options.inputs, labels=labels, bits=options.bits, data=data).values()

@@ -18,6 +18,9 @@ from edge.wire.messages import DIGEST_BYTES
 FORMAT = 1
 """Version of the program format; a device refuses any other."""
 
+POOL_FILE = "pool.npz"
+"""Of a program: inputs that every device of a fleet has, for `share`."""
+
 OPTIMISERS = ("sgd", "momentum", "adam")
 LOSSES = ("cross-entropy", "squared-error")
 
@@ -90,6 +93,11 @@ class Manifest:
     def target_width(self) -> int:
         """Of a row that the train graph takes: L, or 2 L for squared error (values, then their weights)."""
         return len(self.labels) * (1 if self.loss == LOSSES[0] else 2)
+
+    @property
+    def sample_size(self) -> int:
+        """Numbers of one sample."""
+        return _size(self.input_shape)
 
     @property
     def parameter_count(self) -> int:

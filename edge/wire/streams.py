@@ -5,9 +5,11 @@ reference trainer alike, so that two runs of one seed draw the same wherever the
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 FLEET = ""
 """The device of a stream that the whole fleet shares; no device can be called so."""
@@ -44,3 +46,17 @@ def stream(seed: int, device: str, round_: int, purpose: Purpose) -> np.random.G
     """PCG64 from SeedSequence([seed, crc32(device), round, purpose]): the same wherever this round is computed."""
     words = [seed, zlib.crc32(device.encode()), round_, purpose]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
+
+
+def batches(rng: np.random.Generator, n: int, size: int, steps: int) -> Iterator[NDArray[np.int64]]:
+    """K vectors of indices, of B samples each, or of all n where n < B.
+
+    The indices run through one random order of the n samples after another: without replacement within an epoch.
+    """
+    b = min(n, size)
+    order = rng.permutation(n)
+    for _ in range(steps):
+        while len(order) < b:
+            order = np.concatenate([order, rng.permutation(n)])
+        yield order[:b]
+        order = order[b:]

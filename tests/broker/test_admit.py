@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker import admit
-from broker.round import RunSettings
+from broker.settings import RunSettings
 from edge.wire.codec import FrameError, Reason, encode
 from edge.wire.messages import Birth, Done, Gone, Message, Method, ParameterUpload, Report, Seat, Upload
 from edge.wire.rows import code_counts, code_rows, read_counts

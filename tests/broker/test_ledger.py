@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker.ledger import APPLICATION_ID, Ledger, LedgerError, Run, UploadRow, settings_from_plain, settings_to_plain
-from broker.round import RunSettings
+from broker.ledger import APPLICATION_ID, Ledger, LedgerError, Run, UploadRow
+from broker.settings import RunSettings, settings_from_plain, settings_to_plain
 from edge.wire.codec import encode
 from edge.wire.messages import Method, Parameters, ParameterUpload, Plan
 

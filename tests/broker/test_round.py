@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from broker.round import (
     Arrived,
     Born,
     Close,
+    Convert,
+    Converted,
     Departed,
     End,
     Event,
@@ -26,7 +29,6 @@ from broker.round import (
     Refuse,
     Resumption,
     RoundState,
-    RunSettings,
     Tell,
     Tick,
     deadline,
@@ -34,7 +36,24 @@ from broker.round import (
     resume,
     step,
 )
-from edge.wire.messages import Birth, Command, Done, Method, Order, Parameters, ParameterUpload, Plan, Seat, Upload
+from broker.settings import RunSettings
+from edge.wire.labels import pack_labels
+from edge.wire.messages import (
+    Birth,
+    Command,
+    Done,
+    LabelUpload,
+    Method,
+    Order,
+    Parameters,
+    ParameterUpload,
+    Plan,
+    Seat,
+    Seeds,
+    SeedUpload,
+    Upload,
+)
+from edge.wire.options import ShareOptions
 from edge.wire.rows import code_rows
 
 PROGRAM, SCHEMA, OTHER = b"program!", b"schema!!", b"another!"
@@ -98,6 +117,24 @@ def over() -> Run:
     return run
 
 
+def converting(**changes: object) -> Run:
+    """Devices a, b and c have given, round 0 has closed and its conversion is under way."""
+    run = opened(method=Method.FLD, size=2, **changes)
+    run(*(Arrived(device, seed_upload(0, value)) for value, device in enumerate("abc")))
+    return run
+
+
+def seed_upload(number: int, value: int) -> SeedUpload:
+    seeds = Seeds(
+        x=np.full((1, 2), value, np.uint8),
+        first=np.zeros(1, np.uint32),
+        second=np.zeros(0, np.uint32),
+        scale=1.0,
+        offset=0.0,
+    )
+    return SeedUpload(means=upload(number), seeds=seeds)
+
+
 def plans(actions: list[Action]) -> list[Plan]:
     return [a.message for a in actions if isinstance(a, Publish) and isinstance(a.message, Plan)]
 
@@ -124,7 +161,12 @@ EVENTS: dict[str, Event] = {
 @pytest.mark.parametrize("name", EVENTS)
 @pytest.mark.parametrize("phase", Phase)
 def test_every_event_may_come_in_every_phase(phase: Phase, name: str) -> None:
-    run = {Phase.ASSEMBLING: assembling, Phase.OPEN: opened, Phase.OVER: over}[phase]()
+    run = {
+        Phase.ASSEMBLING: assembling,
+        Phase.OPEN: opened,
+        Phase.CONVERTING: converting,
+        Phase.OVER: over,
+    }[phase]()
     assert run.state.phase is phase
     actions = run(EVENTS[name])
     assert len(fates(actions)) == (name == "Arrived")
@@ -133,6 +175,100 @@ def test_every_event_may_come_in_every_phase(phase: Phase, name: str) -> None:
 def test_what_is_no_event_raises() -> None:
     with pytest.raises(IllegalEventError, match="str in phase open"):
         opened()("tick")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("other", [assembling, opened, over])
+def test_a_conversion_that_nobody_asked_for_raises(other: Callable[[], Run]) -> None:
+    with pytest.raises(IllegalEventError, match="Converted in phase"):
+        other()(Converted(0, np.zeros(3, np.float32)))
+
+
+# ---------------------------------------------------------------- conversion
+
+
+def test_a_closed_round_is_converted_before_anybody_hears_of_it() -> None:
+    run = opened(method=Method.FLD, size=2)
+    run(Arrived("b", seed_upload(0, 1)), Arrived("a", seed_upload(0, 0)))
+    record, order = run(Arrived("c", upload(0, 0.8)))
+    assert isinstance(record, Record)
+    assert isinstance(order, Convert)
+    assert (order.round, order.parameters, order.seeds) == (0, None, (seed_upload(0, 0).seeds, seed_upload(0, 1).seeds))
+    np.testing.assert_allclose(order.teacher, np.array([[0.6, 0.4], [0.0, 0.0]]), atol=1e-6)
+    assert deadline(run.state) is None
+    closed, parameters, plan = run(Converted(0, np.arange(3, dtype=np.float32)), at=50.0)
+    assert closed == Close(0, ("a", "b", "c"), ())
+    assert parameters == Publish(Parameters(run=RUN, round=1, parameters=np.arange(3, dtype=np.float32)))
+    assert plans([plan])[0].round == 1
+    assert deadline(run.state) == 60.0
+
+
+def test_the_next_conversion_goes_on_from_the_last_with_the_seeds_once_given() -> None:
+    run = converting()
+    run(Converted(0, np.ones(3, np.float32)))
+    run(Arrived("a", seed_upload(1, 9)), Arrived("b", upload(1)))
+    _, order = run(Arrived("c", upload(1)))
+    assert isinstance(order, Convert)
+    assert order.parameters is not None
+    assert order.parameters.tolist() == [1, 1, 1]
+    assert [int(seeds.x[0, 0]) for seeds in order.seeds] == [0, 1, 2]  # a gave again, and nothing changed
+
+
+def test_what_comes_during_a_conversion_is_late_or_repeated_and_a_device_may_join() -> None:
+    run = opened(method=Method.FLD, size=2)
+    run(Arrived("a", seed_upload(0, 0)), Arrived("b", seed_upload(0, 1)), Departed("c"))
+    assert run.state.phase is Phase.CONVERTING
+    assert fates(run(Arrived("a", seed_upload(0, 0)))) == [Fate.REPEATED]
+    assert fates(run(Arrived("c", seed_upload(0, 2)))) == [Fate.LATE]
+    assert kinds(run(Born("d", birth()))) == ["Tell"]
+    assert run(Tick(), at=1000.0) == []
+    closed, *_ = run(Converted(0, np.zeros(3, np.float32)))
+    assert closed == Close(0, ("a", "b"), ("c",))
+    assert run.state.waiting == {"a", "b", "d"}
+
+
+def test_a_conversion_that_diverges_ends_the_run_with_the_reason() -> None:
+    (end,) = converting()(Converted(0, np.full(3, np.nan, np.float32)))
+    assert isinstance(end, End)
+    assert not end.complete
+    assert "lower --conversion-lr" in end.reason
+
+
+def test_an_aggregator_that_died_converting_converts_again() -> None:
+    uploads = {device: seed_upload(0, value) for value, device in enumerate("abc")}
+    plan = opened(method=Method.FLD, size=2).state.plan
+    resumption = Resumption(seats={"a": 0, "b": 1, "c": 2}, plan=plan, parameters=None, uploads=uploads)
+    state, actions = resume(settings(method=Method.FLD, size=2), resumption, 0.0)
+    assert state.phase is Phase.CONVERTING
+    assert kinds(actions) == ["Convert"]
+
+
+def test_the_answer_to_another_round_raises() -> None:
+    with pytest.raises(IllegalEventError, match="round 1 converted while round 0"):
+        converting()(Converted(1, np.zeros(3, np.float32)))
+
+
+# ---------------------------------------------------------------- share
+
+
+def label_upload(number: int, labels: list[int], counts: list[int]) -> LabelUpload:
+    rows = code_rows(np.full((2, 2), 0.5), 32)
+    means = Upload(run=RUN, round=number, check=1, counts=np.array(counts, np.uint32), logits=rows)
+    return LabelUpload(means=means, labels=pack_labels(np.array(labels), 2))
+
+
+def test_the_plan_carries_the_vote_after_the_warm_up() -> None:
+    run = opened(method=Method.SHARE, rounds=3, options=ShareOptions(inputs=3, warm_up=1))
+    assert run.state.plan is not None
+    assert run.state.plan.options == (0.0, 3.0, 2.0)
+    actions = run(*(Arrived(device, label_upload(0, [1, 1, 1], [1, 1])) for device in "abc"))
+    (plan,) = plans(actions)
+    assert (plan.labels, plan.options) == (b"", (3.0, 3.0, 2.0))  # nobody was asked for labels in round 0
+    # label 1 of b and c weighs 1 each, label 0 of a weighs 3; where they agree, they agree
+    said = {"a": ([0, 0, 1], [9, 9]), "b": ([1, 0, 1], [1, 1]), "c": ([1, 0, 1], [1, 1])}
+    actions = run(*(Arrived(device, label_upload(1, *said[device])) for device in "abc"))
+    (plan,) = plans(actions)
+    assert plan.labels == pack_labels(np.array([0, 0, 1]), 2)
+    assert plan.logits is not None
 
 
 # ---------------------------------------------------------------- assembling

@@ -6,17 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge.runtime.numpy_ import NumpyRuntime
 from edge.runtime.program import Program
 from edge.shard import Shard, load_shard
-from edge.train import DivergedError, accuracy, batches, train
+from edge.train import DivergedError, Task, accuracy, train
 from edge.wire.messages import Done, Method, ParameterUpload, Plan, Upload
 from edge.wire.rows import code_counts, read_counts
-from edge.wire.streams import Purpose, stream
 
 L = 10
 
@@ -46,6 +43,10 @@ def make_plan(program: Program, **changes: Any) -> Plan:
     return Plan(**settings | changes)
 
 
+def task(plan: Plan, teacher: NDArray[np.float32] | None = None, *, device: str = "d0", **more: Any) -> Task:
+    return Task(plan=plan, teacher=teacher, device=device, **more)
+
+
 @pytest.fixture
 def shard(shard_file: Path, linear_program: Program) -> Shard:
     return load_shard(shard_file, linear_program.manifest)
@@ -70,26 +71,13 @@ class Recorder(NumpyRuntime):
         return loss, logits
 
 
-# ---------------------------------------------------------------- batches
-
-
-@given(st.integers(1, 100), st.integers(1, 40), st.integers(1, 30))
-def test_every_epoch_draws_every_sample_once(n: int, size: int, steps: int) -> None:
-    rng = stream(1, "d0", 0, Purpose.BATCHES)
-    drawn = list(batches(rng, n, size, steps))
-    assert [len(batch) for batch in drawn] == [min(n, size)] * steps
-    flat = np.concatenate(drawn)
-    for start in range(0, len(flat) - n + 1, n):
-        assert sorted(flat[start : start + n].tolist()) == list(range(n))
-
-
 # ---------------------------------------------------------------- what is uploaded
 
 
 def test_fd_uploads_the_mean_of_what_was_said_during_training(linear_program: Program, shard: Shard) -> None:
     runtime = Recorder(linear_program)
     plan = make_plan(linear_program)
-    result = train(runtime, shard, linear_program.manifest, plan, None, device="d0")
+    result = train(runtime, shard, linear_program.manifest, task(plan))
     assert result is not None
     upload = result.upload
     assert isinstance(upload, Upload)
@@ -109,9 +97,7 @@ def test_a_label_that_is_not_there_has_no_row(linear_program: Program, shard: Sh
         NumpyRuntime(linear_program),
         part,
         linear_program.manifest,
-        make_plan(linear_program, steps=20),
-        None,
-        device="d",
+        task(make_plan(linear_program, steps=20)),
     )
     assert result is not None
     assert isinstance(result.upload, Upload)
@@ -122,7 +108,7 @@ def test_a_label_that_is_not_there_has_no_row(linear_program: Program, shard: Sh
 def test_fl_uploads_parameters_weighted_by_samples(linear_program: Program, shard: Shard) -> None:
     runtime = NumpyRuntime(linear_program)
     plan = make_plan(linear_program, method=Method.FL, contributors=np.zeros(0, np.uint32))
-    result = train(runtime, shard, linear_program.manifest, plan, None, device="d0")
+    result = train(runtime, shard, linear_program.manifest, task(plan))
     assert result is not None
     assert isinstance(result.upload, ParameterUpload)
     assert result.upload.samples == 300
@@ -134,7 +120,7 @@ def test_alone_uploads_nothing_and_learns(linear_program: Program, shard: Shard)
     runtime = NumpyRuntime(linear_program)
     plan = make_plan(linear_program, method=Method.ALONE, contributors=np.zeros(0, np.uint32), steps=60)
     before = accuracy(runtime, shard, 32)
-    result = train(runtime, shard, linear_program.manifest, plan, None, device="d0")
+    result = train(runtime, shard, linear_program.manifest, task(plan))
     assert result is not None
     assert result.upload == Done(run=7, round=1)
     assert accuracy(runtime, shard, 32) > before + 0.5
@@ -146,7 +132,7 @@ def test_alone_uploads_nothing_and_learns(linear_program: Program, shard: Shard)
 def test_the_same_round_is_the_same_wherever_it_is_computed(linear_program: Program, shard: Shard) -> None:
     results = [
         train(
-            NumpyRuntime(linear_program), shard, linear_program.manifest, make_plan(linear_program), None, device=device
+            NumpyRuntime(linear_program), shard, linear_program.manifest, task(make_plan(linear_program), device=device)
         )
         for device in ("d0", "d0", "d1")
     ]
@@ -157,7 +143,7 @@ def test_the_same_round_is_the_same_wherever_it_is_computed(linear_program: Prog
 def test_fewer_samples_than_a_batch_are_padded_and_weigh_as_a_mean(linear_program: Program, shard: Shard) -> None:
     runtime = Recorder(linear_program)
     part = few(shard, 3)
-    train(runtime, part, linear_program.manifest, make_plan(linear_program, steps=1, lr=1.0), None, device="d0")
+    train(runtime, part, linear_program.manifest, task(make_plan(linear_program, steps=1, lr=1.0)))
     x, target, _ = runtime.fed[0]
     assert np.allclose(target.sum(axis=1), [32 / 3] * 3 + [0] * 29)
     assert not x[3:].any()
@@ -171,7 +157,7 @@ def test_the_teacher_joins_the_target(linear_program: Program, shard: Shard) -> 
     teacher = np.full((L, L), 0.1, np.float32)
     teacher[4] = 0
     runtime = Recorder(linear_program)
-    train(runtime, shard, linear_program.manifest, make_plan(linear_program, gamma=0.5), teacher, device="d0")
+    train(runtime, shard, linear_program.manifest, task(make_plan(linear_program, gamma=0.5), teacher))
     for _, target, _ in runtime.fed:
         labels = target.argmax(axis=1)
         expected = np.eye(L)[labels] + 0.5 * teacher[labels]
@@ -182,7 +168,7 @@ def test_training_can_be_told_to_stop_between_steps(linear_program: Program, sha
     runtime = Recorder(linear_program)
     answers = iter([True, True, False])
     plan = make_plan(linear_program)
-    result = train(runtime, shard, linear_program.manifest, plan, None, device="d", go_on=lambda: next(answers))
+    result = train(runtime, shard, linear_program.manifest, task(plan), go_on=lambda: next(answers))
     assert result is None
     assert len(runtime.fed) == 2
 
@@ -193,7 +179,7 @@ def test_divergence_is_said_instead_of_uploaded(linear_program: Program, shard: 
     for method, labels in ((Method.FD, L), (Method.FL, 0), (Method.ALONE, 0)):
         plan = make_plan(linear_program, method=method, contributors=np.zeros(labels, np.uint32))
         with pytest.raises(DivergedError, match="lower learning rate"):
-            train(runtime, shard, linear_program.manifest, plan, None, device="d0")
+            train(runtime, shard, linear_program.manifest, task(plan))
 
 
 def test_accuracy_counts_every_test_sample_once(linear_program: Program, shard: Shard) -> None:

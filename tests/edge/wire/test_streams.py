@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
-from edge.wire.streams import FLEET, Purpose, stream
+from edge.wire.streams import FLEET, Purpose, batches, stream
 
 
 def test_streams_differ_by_seed_device_round_and_purpose_and_by_nothing_else() -> None:
@@ -39,3 +41,13 @@ def test_a_purpose_keeps_its_number() -> None:
         "MIXUP": 9,
         "FADING": 10,
     }
+
+
+@given(st.integers(1, 100), st.integers(1, 40), st.integers(1, 30))
+def test_every_epoch_draws_every_sample_once(n: int, size: int, steps: int) -> None:
+    rng = stream(1, "d0", 0, Purpose.BATCHES)
+    drawn = list(batches(rng, n, size, steps))
+    assert [len(batch) for batch in drawn] == [min(n, size)] * steps
+    flat = np.concatenate(drawn)
+    for start in range(0, len(flat) - n + 1, n):
+        assert sorted(flat[start : start + n].tolist()) == list(range(n))
