@@ -76,8 +76,14 @@ def settle(wish: Wish, cache: Path) -> list[Settings]:
 
 
 def _own(method: str, dataset: Dataset) -> dict[str, Any]:
-    """What the method changes. Only images are shifted, by at most a fourteenth of their side: 2 pixels of 28."""
+    """What the method changes.
+
+    share fills half of each batch with shared inputs: twice the steps, so that as many local samples go by as in fd and
+    fl. Only images are shifted, by at most a fourteenth of their side: 2 pixels of 28.
+    """
     own = dict(OWN[method])
+    if method == "share":
+        own["steps"] = 2 * RECIPES.get(dataset.input_shape, OTHERS).steps
     if "shift" in own:
         own["shift"] = min(dataset.input_shape[-2:]) // 14 if len(dataset.input_shape) == 3 else 0
     return own

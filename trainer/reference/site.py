@@ -65,10 +65,10 @@ class Site:
         """(n,) -> (n, L)"""
         return np.asarray(np.eye(self.labels, dtype=np.float32)[y])
 
-    def local_batches(self) -> Iterator[tuple[FloatArray, IntArray]]:
-        """K batches of the device's own samples, shifted where the settings say so: x (b, ...), y (b,)."""
+    def local_batches(self, size: int | None = None) -> Iterator[tuple[FloatArray, IntArray]]:
+        """K batches of the device's own samples, B or `size`, shifted where the settings say so: x (b, ...), y (b,)."""
         moves = self.rng(Purpose.SHIFT)
-        for chosen in batches(self.rng(Purpose.BATCHES), len(self.train), self.batch, self.settings.steps):
+        for chosen in batches(self.rng(Purpose.BATCHES), len(self.train), size or self.batch, self.settings.steps):
             x = self.train.x[chosen]
             if self.settings.shift:
                 x = augment.shift(x, augment.draw(moves, len(x), self.settings.shift))
@@ -77,7 +77,9 @@ class Site:
     def shared_inputs(self, round_: int) -> Inputs:
         """The S inputs of round `round_`, the same at every device: drawn from the pool and shifted. Costs no byte."""
         rng = stream(self.settings.seed, FLEET, round_, Purpose.SHARED)
-        x = self.pool[rng.permutation(len(self.pool))[: self.settings.inputs]]
+        turns = -(-self.settings.inputs // len(self.pool))
+        order = np.concatenate([rng.permutation(len(self.pool)) for _ in range(turns)])
+        x = self.pool[order[: self.settings.inputs]]
         return augment.shift(x, augment.draw(rng, len(x), self.settings.shift)) if self.settings.shift else x
 
     def step(self, x: FloatArray, target: FloatArray, lr: float | None = None) -> FloatArray:

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 
 from edge.wire.streams import Purpose
 from trainer.data import Samples
-from trainer.reference.methods.fd import mean_message, rows_message
+from trainer.reference.methods.fd import rows_message
 from trainer.reference.methods.fl import PARAMETER_BYTES
 from trainer.reference.site import Arrays, FloatArray, IntArray, LabelMeans, Message, Site, batches
 
 NOBODY = 255
 """The second label of a seed that is no pair."""
+PARTNERS = 16
+"""That a mixed pair is taken apart with, at most (docs/methods.md)."""
 RANGE_BYTES = 8
 """Offset and scale of a device's seeds, two float32."""
 
@@ -51,16 +53,24 @@ class Fld:
 
     def server(self, site: Site, memory: Arrays, uploads: Sequence[Arrays]) -> tuple[Arrays, Message]:
         kept = collect(memory, uploads)
-        G = mean_message(site, uploads).arrays["G"]
         x, t = training_set(site, kept)
-        site.runtime.set_state(memory.get("state", site.state))
-        beta = np.float32(site.settings.beta)
-        for chosen in batches(site.rng(Purpose.CONVERSION), len(x), site.batch, site.settings.server_steps):
-            site.step(x[chosen], t[chosen] + beta * t[chosen] @ G)
+        t += np.float32(site.settings.beta) * t @ mean_rows(uploads)  # (n, L) + (n, L) @ (L, L)
+        if site.settings.normalise:
+            t /= t.sum(axis=1, keepdims=True)
+        site.runtime.set_state(site.state)  # the optimiser begins each conversion anew
+        site.runtime.set_parameters(memory.get("model", site.runtime.parameters()))
+        if len(x):
+            for chosen in batches(site.rng(Purpose.CONVERSION), len(x), site.batch, site.settings.server_steps):
+                site.step(x[chosen], t[chosen])
         model = site.runtime.parameters()
-        return {**kept, "state": site.runtime.state()}, Message(
-            arrays={"model": model}, payload=PARAMETER_BYTES * len(model)
-        )
+        return {**kept, "model": model}, Message(arrays={"model": model}, payload=PARAMETER_BYTES * len(model))
+
+
+def mean_rows(uploads: Sequence[Arrays]) -> FloatArray:
+    """G (L, L): of each label the mean over the devices that sent it, zeros where nobody did."""
+    held = np.stack([upload["counts"] > 0 for upload in uploads])[:, :, None]  # (D, L, 1)
+    total = (held * np.stack([upload["rows"] for upload in uploads]).astype(np.float64)).sum(axis=0)  # (L, L)
+    return np.asarray(total / np.maximum(held.sum(axis=0), 1), np.float32)
 
 
 def seeds_of(site: Site) -> tuple[Arrays, int]:
@@ -88,15 +98,17 @@ def stream_zero(site: Site, purpose: Purpose) -> np.random.Generator:
 
 def partners_of(rng: np.random.Generator, y: NDArray[Any], chosen: IntArray) -> IntArray:
     """For each chosen sample a random one of another label."""
-    return np.array([rng.choice(np.flatnonzero(y != y[one])) for one in chosen], np.int64)
+    others = [np.flatnonzero(y != y[one]) for one in chosen]
+    return np.array([each[rng.integers(len(each))] for each in others], np.int64)
 
 
 def as_bytes(values: FloatArray, site: Site) -> FloatArray:
-    """(N, ...) values after they were sent as bytes between the smallest and the largest of them."""
+    """(N, ...) values after they were sent as bytes between the smallest and the largest of the device's samples."""
     if site.train.x.dtype == np.uint8:
         offset, scale = np.float32(0), np.float32(site.scale)
     else:
-        offset, scale = values.min(), np.float32((values.max() - values.min()) / 255 or 1)
+        all_ = site.floats(site.train.x)
+        offset, scale = all_.min(), np.float32((all_.max() - all_.min()) / 255 or 1)
     return np.asarray(offset + scale * np.clip(np.rint((values - offset) / scale), 0, 255), np.float32)
 
 
@@ -113,22 +125,28 @@ def training_set(site: Site, kept: Arrays) -> tuple[FloatArray, FloatArray]:
         return kept["x"], site.onehot(kept["first"])
     if method == "mix2fld":
         x, y = inverse_mixup(kept["x"], kept["first"], kept["second"], kept["owner"], float(lam))
-        if len(y):
-            return x, site.onehot(y)
+        return x, site.onehot(y)
     return kept["x"], lam * site.onehot(kept["first"]) + (1 - lam) * site.onehot(kept["second"])
 
 
 def inverse_mixup(
     x: FloatArray, first: NDArray[Any], second: NDArray[Any], owner: NDArray[Any], lam: float
 ) -> tuple[FloatArray, IntArray]:
-    """All pairs m1 (first i, second j) and m2 (first j, second i) of two devices, each taken apart into i and j."""
-    matching = (first[:, None] == second) & (second[:, None] == first) & (owner[:, None] != owner)  # (n, n)
-    m1, m2 = np.nonzero(np.triu(matching))  # each pair once
-    if not len(m1):
-        return np.empty((0, *x.shape[1:]), np.float32), np.empty(0, np.int64)
-    made = [a * x[m1] + (1 - a) * x[m2] for a in (lam / (2 * lam - 1), (lam - 1) / (2 * lam - 1))]
-    labels = np.concatenate([first[m1], second[m1]]).astype(np.int64)
-    return np.concatenate(made).astype(np.float32), labels
+    """Pairs m1 (first i, second j) and m2 (first j, second i) of two devices, each taken apart into a sample of i and
+    one of j. For i < j each m1, the u-th of its kind, goes with the `PARTNERS` m2 from the u-th on, round and round.
+    """
+    pairs = []
+    for i, j in sorted({(int(a), int(b)) for a, b in zip(first, second, strict=True) if a < b}):
+        m1s = np.flatnonzero((first == i) & (second == j))
+        m2s = np.flatnonzero((first == j) & (second == i))
+        for u, m1 in enumerate(m1s):
+            partners = np.roll(m2s, -u)[:PARTNERS]
+            pairs += [(m1, m2) for m2 in partners if owner[m1] != owner[m2]]
+    at = np.array(pairs, np.int64).reshape(-1, 2)
+    x1, x2 = x[at[:, 0]], x[at[:, 1]]
+    made = np.stack([a * x1 + (1 - a) * x2 for a in (lam / (2 * lam - 1), (lam - 1) / (2 * lam - 1))], axis=1)
+    labels = np.stack([first[at[:, 0]], second[at[:, 0]]], axis=1).reshape(-1)
+    return made.reshape(-1, *x.shape[1:]).astype(np.float32), labels.astype(np.int64)
 
 
 def sample_privacy(samples: FloatArray, raw: Samples, scale: float) -> float:

@@ -1,8 +1,8 @@
 """share, our own (EXPERIMENTS, section 3, recipe R3): labels of fresh shared inputs, and FD's rows, in 500 bytes.
 
-    device i   K steps, each on a local and on a shared batch, half the loss each:
-                   1/2 { CE(F(w, x), y) + gamma CE(F(w, x), Ghat_i[y]) }  +  1/2 CE(F(w, u), v(u))
-               u from the shared inputs of the last rounds whose labels v came; before there are any: FD alone, whole
+    device i   K steps, each on B/2 local samples x and B/2 shared inputs u, the loss a mean over all B rows:
+                   CE(F(w, x), y) + gamma CE(F(w, x), Ghat_i[y])   and   CE(F(w, u), v(u))
+               u from the shared inputs of the last rounds whose labels v came; before there are any: local ones alone
                then labels c_i(u) = argmax F(w, u) of this round's S inputs (or coded probabilities), and FD's F_i
     server     v(u) = argmax_l sum_i s_i[l] 1[c_i(u) = l],  s_i[l] = sqrt(samples of l that i trained on this round)
                G as in FD
@@ -28,8 +28,6 @@ from trainer.reference.methods.fd import mean_message, rows_message, taught, tea
 from trainer.reference.quantise import quantise, rows_bytes
 from trainer.reference.site import Arrays, FloatArray, LabelMeans, Message, Site, batches
 
-HALF = np.float32(0.5)
-
 
 class Share:
     JUDGED = ("devices",)
@@ -39,15 +37,18 @@ class Share:
         kept = remember(site, memory, broadcast)
         teacher = teacher_of(site, memory, broadcast)
         means = LabelMeans(site.labels)
-        shared = shared_batches(site, kept)
-        for x, y in site.local_batches():
+        half = site.batch // 2
+        shared = shared_batches(site, kept, site.batch - half)
+        for x, y in site.local_batches(half):
             target = taught(site, y, teacher)
-            half = next(shared, None)
-            if half is None:
-                means.add(y, site.step(x, target))
+            u, v = next(shared, (x[:0], target[:0]))
+            if len(u):  # a half that is short of rows is scaled to its weight
+                target *= np.float32(half / len(y))
+                v = v * np.float32((site.batch - half) / len(u))
+                logits = site.step(*joined(x, target, u, v, site.batch))
             else:
-                means.add(y, site.step(x, HALF * target))
-                site.step(half[0], HALF * half[1])
+                logits = site.step(x, target)
+            means.add(y, logits[: len(y)])
         upload = rows_message(site, means)
         if site.round >= site.settings.warm_up:
             labels, payload = labels_of(site)
@@ -97,14 +98,14 @@ def weights_of(counts: NDArray[Any], rule: str) -> NDArray[Any]:
 def vote(labels: Sequence[NDArray[Any]], weights: Sequence[NDArray[Any]], *, hard: bool) -> NDArray[Any]:
     """D times labels (S, L) and weights (L,) -> the fleet's labels (S, L).
 
-    Hard: all on the winner, of equal ones the first. Soft: the weighted mean; where no vote weighs anything, the plain.
+    Hard: all on the winner, of equal ones the first. Soft: the mean. Where no vote weighs anything, all weigh alike.
     """
-    total = np.sum([one * weight for one, weight in zip(labels, weights, strict=True)], axis=0, dtype=np.float64)
+    stacked = np.stack(labels).astype(np.float64)  # (D, S, L)
+    weighed, plain = np.einsum("dsl,dl->sl", stacked, np.stack(weights)), stacked.sum(axis=0)  # (S, L)
+    total = np.where(weighed.any(axis=1, keepdims=True), weighed, plain)  # (S, L)
     if hard:
         return np.asarray(np.eye(total.shape[1])[total.argmax(axis=1)])
-    size = total.sum(axis=1, keepdims=True)
-    plain = np.asarray(np.mean(labels, axis=0, dtype=np.float64))
-    return np.asarray(np.divide(total, size, out=plain, where=size > 0))
+    return np.asarray(total / total.sum(axis=1, keepdims=True))
 
 
 def remember(site: Site, memory: Arrays, broadcast: Arrays) -> Arrays:
@@ -121,13 +122,25 @@ def remember(site: Site, memory: Arrays, broadcast: Arrays) -> Arrays:
     return {"of": of[newest], "targets": targets[newest]}
 
 
-def shared_batches(site: Site, kept: Arrays) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """K batches of labelled shared inputs; none where there are no labels yet."""
+def joined(
+    x: FloatArray, target: FloatArray, u: FloatArray, v: FloatArray, batch: int
+) -> tuple[FloatArray, FloatArray]:
+    """One full batch: local samples from row 0 on, shared inputs from row B // 2 on, zeros where a half is short."""
+    rows = np.zeros((batch, *x.shape[1:]), np.float32)
+    targets = np.zeros((batch, target.shape[1]), np.float32)
+    for first, inputs, towards in ((0, x, target), (batch // 2, u, v)):
+        part = slice(first, first + len(inputs))
+        rows[part], targets[part] = inputs, towards
+    return rows, targets
+
+
+def shared_batches(site: Site, kept: Arrays, size: int) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """K batches of `size` labelled shared inputs; none where there are no labels yet."""
     if not len(kept["of"]):
         return
     inputs = np.concatenate([site.shared_inputs(int(number)) for number in kept["of"]])  # (W S, ...)
     targets = np.concatenate(list(kept["targets"]))  # (W S, L)
-    for chosen in batches(site.rng(Purpose.PUBLIC), len(targets), site.batch, site.settings.steps):
+    for chosen in batches(site.rng(Purpose.PUBLIC), len(targets), size, site.settings.steps):
         yield site.floats(inputs[chosen]), targets[chosen]
 
 
