@@ -13,6 +13,7 @@ _GROUPS = {
     "trainer": ("trainer.cli", "trainer", "The workstation: compile programs, split data."),
     "report": ("trainer.report.cli", "report", "One HTML page of a run, or of several."),
     "ntk": ("trainer.ntk.cli", "ntk", "The kernel checks: distillation against neural tangent kernel theory."),
+    "budget": ("edge.budget_cli", "budget", "What fits a radio: bits, rounds a day, airtime, energy."),
     "profiles": ("firmware_profiles.cli", "profiles", "Device classes and radios: what is known, with sources."),
 }
 

@@ -17,6 +17,8 @@ PREAMBLE_SYMBOLS = 8
 WINDOW_SYMBOLS = 8
 """How long a class A device listens in each of its two windows; an estimate: stacks take 5 to 12, more for a bad
 clock."""
+RX2_DELAY_S = 2.0
+"""From the end of an uplink to the second window (LoRaWAN regional parameters)."""
 OPTIMISE_FROM_S = 0.016
 """DE is set when a symbol takes longer than 16 ms: SF11 and SF12 at 125 kHz."""
 
