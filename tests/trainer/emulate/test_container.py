@@ -1,0 +1,223 @@
+"""Devices in podman containers: limits that hold, ARM code that learns what x86 learns, nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firmware_profiles.load import load_profile
+from trainer.data import load_dataset
+from trainer.demo.processes import Child, Processes, lines, start_broker
+from trainer.demo.settings import find_program
+from trainer.emulate.backend import BackendError, Limits, Order
+from trainer.emulate.cgroups import ROOT
+from trainer.emulate.container import (
+    CONFINED,
+    PODMAN,
+    QEMU,
+    REMOVERS,
+    ContainerBackend,
+    Kind,
+    _code,
+    limited,
+    podman_run,
+)
+from trainer.emulate.fleet import UNSHAPED
+from trainer.emulate.image import Engine, build_image, containerfile, find_engine, reference
+from trainer.emulate.leftovers import Leftovers
+from trainer.emulate.rootfs import ImageError, device_root, host_architecture
+from trainer.partition import parse_split
+from trainer.shards import ShardFile, deal, write_shards
+
+NATIVE, ARM = Kind(arch="native", runtime=None), Kind(arch="arm64", runtime=None)
+PROGRAM, _ = find_program(None, load_dataset("digits"))
+BUSY = (
+    "import time; begin, cpu = time.monotonic(), time.process_time()\n"
+    "while time.monotonic() < begin + 3: pass\n"
+    "print((time.process_time() - cpu) / (time.monotonic() - begin))"
+)
+HUNGRY = "held = [bytearray(b'x' * 2**20) for _ in range(400)]; print('held all of it')"
+
+
+def test_an_exit_code_names_the_signal_as_a_process_does() -> None:
+    assert [_code(code) for code in (None, 0, 1, 125, 128 + 9, 128 + 15)] == [None, 0, 1, 125, -9, -15]
+
+
+def test_the_containerfile_asks_for_no_root_and_no_telemetry() -> None:
+    text = containerfile()
+    assert "FROM scratch\n" in text
+    assert "USER 1000:1000\n" in text
+    assert "ORT_DISABLE_TELEMETRY=1" in text
+
+
+def test_an_engine_that_is_not_there_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ImageError, match="apt-get install podman"):
+        find_engine()
+    with pytest.raises(ImageError, match="one of podman, docker"):
+        find_engine("crio")
+
+
+@pytest.fixture(scope="module")
+def own_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Images and containers of these tests, away from the user's."""
+    folder = tmp_path_factory.mktemp("podman")
+    settings = folder / "storage.conf"
+    settings.write_text(
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{folder / "root"}"\nrunroot = "{folder / "run"}"\n'
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONTAINERS_STORAGE_CONF", str(settings))
+        yield
+        subprocess.run(["podman", "system", "reset", "--force"], check=True, capture_output=True, timeout=120)
+
+
+def _check_confinement(folder: Path, run: list[str], image: str) -> None:
+    """`run`: of the engine, up to its options."""
+
+    def in_container(limits: Limits, code: str) -> subprocess.CompletedProcess[str]:
+        words = [*run, "--rm", "--network=none", *CONFINED, *limited(limits), "--entrypoint=/usr/bin/python3"]
+        words += [image, "-c", code]
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, cwd=folder)
+
+    busy = in_container(Limits(cpus=0.3, memory_mib=128), BUSY)
+    assert busy.returncode == 0, busy.stderr
+    share = float(busy.stdout)
+    # A loaded machine gives less than the quota; the burst of the first period may give a little more.
+    assert 0.05 < share < 0.36, f"asked for 0.3 of a processor, got {share}"
+    hungry = in_container(Limits(cpus=1, memory_mib=128), HUNGRY)
+    assert hungry.returncode == 137, (hungry.stdout, hungry.stderr)
+    assert "held" not in hungry.stdout
+    fed = in_container(Limits(cpus=1, memory_mib=640), HUNGRY)
+    assert "held all of it" in fed.stdout, fed.stderr
+    confined = in_container(Limits(cpus=1, memory_mib=128), "import os; print(os.getuid()); open('/etc/x', 'w')")
+    assert confined.stdout == "1000\n"
+    assert "Read-only file system" in confined.stderr
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("own_storage")
+@pytest.mark.tools("podman", "mmdebstrap")
+def test_limits_of_a_podman_container_hold(tmp_path: Path) -> None:
+    root = device_root(host_architecture())
+    image = build_image(PODMAN, root)
+    assert image == reference(root)
+    assert PODMAN.has(image)
+    _check_confinement(tmp_path, podman_run(), image)
+
+
+@pytest.mark.root
+@pytest.mark.tools("docker", "dockerd", "iptables", "mmdebstrap")
+def test_limits_of_a_docker_container_hold(docker: Engine, tmp_path: Path) -> None:
+    image = build_image(docker, device_root(host_architecture()))
+    _check_confinement(tmp_path, ["docker", "run"], image)
+
+
+def _shards(folder: Path) -> list[ShardFile]:
+    data = load_dataset("digits")
+    dealt = deal(data, parse_split("fd"), devices=2, samples=60, seed=0)
+    return write_shards(folder, dealt, scale=data.scale, label_count=data.label_count)
+
+
+def _order(folder: Path, shard: ShardFile, url: str, kind: Kind, memory_mib: int = 512) -> Order:
+    return Order(
+        device=shard.device,
+        fleet="t",
+        broker=url,
+        profile=load_profile("pi-zero-2-w"),
+        limits=Limits(cpus=1, memory_mib=memory_mib),
+        link=UNSHAPED,
+        arch=kind.arch,
+        runtime=kind.runtime,
+        program=PROGRAM,
+        data=shard.path,
+        work=folder / "work" / shard.device,
+        log=folder / f"{shard.device}.log",
+        namespace=None,
+    )
+
+
+def _aggregator(folder: Path, processes: Processes, url: str) -> Child:
+    ends = ["--devices=2", "--quorum=2", "--rounds=2", "--start-deadline=200", "--deadline=200"]
+    recipe = ["--method=fd", "--steps=8", "--lr=0.1", "--seed=3", "--bits=32"]
+    words = ["broker", "run", "--json", "--broker", url, "--fleet", "t", "--program", str(PROGRAM)]
+    words += ["--ledger", str(folder / "ledger.sqlite"), *ends, *recipe]
+    return processes.start("the aggregator", words, folder / "aggregator.log", piped=True)
+
+
+def _reports(folder: Path, processes: Processes, url: str) -> dict[tuple[str, int], dict[str, Any]]:
+    aggregator = _aggregator(folder, processes, url)
+    events = list(lines(aggregator, processes))
+    processes.forget(aggregator)
+    assert events[-1]["event"] == "end"
+    assert events[-1]["complete"], events[-1]
+    return {(event["device"], event["round"]): event for event in events if event["event"] == "report"}
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("own_storage")
+@pytest.mark.tools("podman", "mmdebstrap", QEMU)
+def test_arm_code_learns_in_a_container_what_x86_learns_in_a_process(tmp_path: Path) -> None:
+    shards = _shards(tmp_path / "shards")
+    with Processes() as processes:
+        url = start_broker(processes, tmp_path / "broker.log")
+        here = tmp_path / "here"
+        for shard in shards:
+            order = _order(here, shard, url, NATIVE)
+            words = order.arguments(program=str(PROGRAM), data=str(order.data), work=str(order.work))
+            processes.start(shard.device, words, order.log)
+        expected = _reports(here, processes, url)
+    with Processes() as processes, Leftovers.of_new_run(dict(REMOVERS)) as leftovers:
+        url = start_broker(processes, tmp_path / "broker.log")
+        there = tmp_path / "there"
+        backend = ContainerBackend("potstill-test", leftovers, {NATIVE, ARM})
+        try:
+            assert "qemu-user" in backend.prepare().instruction_set
+            orders = [_order(there, shard, url, kind) for shard, kind in zip(shards, (NATIVE, ARM), strict=True)]
+            running = [backend.start(order) for order in orders]
+            found = _reports(there, processes, url)
+            for device in running:
+                device.terminate()
+            assert [device.wait(60) for device in running] == [0, 0]
+            native, arm = (device.usage() for device in running)
+            assert native.oom_kills == 0
+            assert native.cpu_s is not None
+            assert arm.cpu_s is not None
+            assert arm.cpu_s > native.cpu_s, "emulated code takes longer"
+            assert arm.memory_peak_bytes is not None
+            assert arm.memory_peak_bytes > 2**26
+            backend.start(orders[0]).kill()
+        finally:
+            backend.close()
+        for log in there.glob("d*.log"):
+            assert "left (SIGTERM)" in log.read_text()
+    assert found.keys() == expected.keys() == {(f"d{device}", round_) for device in (0, 1) for round_ in (0, 1)}
+    for key, report in found.items():
+        assert report["loss"] == pytest.approx(expected[key]["loss"], rel=1e-4), key
+        # One of 100 test samples may fall on the other side of a tie.
+        assert report["accuracy"] == pytest.approx(expected[key]["accuracy"], abs=0.01), key
+        assert report["payload_up"] == expected[key]["payload_up"], key
+    assert not list(ROOT.glob("*/potstill-*"))
+    assert not PODMAN.run("ps", "--all", "--quiet").strip()
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("own_storage")
+@pytest.mark.tools("podman", "mmdebstrap")
+def test_a_device_with_too_little_memory_is_killed_and_it_shows(tmp_path: Path) -> None:
+    shards = _shards(tmp_path / "shards")
+    with Leftovers.of_new_run(dict(REMOVERS)) as leftovers:
+        backend = ContainerBackend("potstill-test", leftovers, {NATIVE})
+        try:
+            backend.prepare()
+            starved = backend.start(_order(tmp_path, shards[0], "mqtt://127.0.0.1:9", NATIVE, memory_mib=24))
+            assert starved.wait(60) == -9
+            assert starved.usage().oom_kills == 1
+            with pytest.raises(BackendError, match="no image"):
+                backend.start(_order(tmp_path, shards[1], "mqtt://127.0.0.1:9", ARM))
+        finally:
+            backend.close()
