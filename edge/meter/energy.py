@@ -13,12 +13,14 @@ do not (`potstill profiles instructions`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from typing import Any
 
+from edge.meter.radio.energy import radio_energy
 from firmware_profiles.facts import Fact, Quality
+from firmware_profiles.radio_schema import Radio as RadioProfile
 from firmware_profiles.schema import Profile
 
 CERTAINTY = (Quality.DOCUMENTED, Quality.MEASURED, Quality.REGRESSION, Quality.ESTIMATE, Quality.GUESS)
@@ -235,6 +237,27 @@ def compute_from_instructions(profile: Profile, *, instructions: int) -> Compute
         joules=instructions * each.value * 1e-9,
         how=f"ARM instructions x {each.value:g} nJ ({each.quality})",
         quality=each.quality,
+    )
+
+
+def radio_from_packets(
+    radio: RadioProfile, *, up: Mapping[int, int], down: Mapping[int, int], window_s: float, bursts: int = 1
+) -> Radio:
+    """Packets of a window, {bytes: how many} each way, -> joules above idle (`edge.meter.radio.energy`).
+
+    Raises ValueError on a bare link, of which no joules are known.
+    """
+    found = radio_energy(radio, up=up, down=down, seconds=window_s, bursts=bursts)
+    assert radio.power is not None, "radio_energy refuses a radio without"
+    facts = (radio.power.transmit_w, radio.power.receive_w, radio.power.idle_w)
+    frames = (radio.power.transmit_frame_mj, radio.power.receive_frame_mj)
+    return Radio(
+        joules=found.above_idle_j,
+        how=(
+            f"{radio.name}: {sum(up.values())} packets up, {sum(down.values())} down, "
+            f"{found.transmit_s + found.receive_s:.3g} s on the air x power, and a constant a frame"
+        ),
+        quality=least_certain(*(fact.quality for fact in (*facts, *frames))),
     )
 
 

@@ -23,6 +23,8 @@ class RadioEnergy:
     transmit_j: float
     receive_j: float
     idle_j: float
+    above_idle_j: float
+    """Beyond what the radio draws in as long a rest: what to add to a board whose idle power has its radio in it."""
     transmit_s: float
     receive_s: float
     """Listening and tails counted."""
@@ -38,7 +40,7 @@ class RadioEnergy:
 
     @property
     def active_j(self) -> float:
-        """Without what the radio would have drawn anyway."""
+        """While it is on the air."""
         return self.transmit_j + self.receive_j
 
 
@@ -82,11 +84,14 @@ def radio_energy(
     power = radio.power
     if power.tail_s is not None and both:
         receive_s += max(0.0, min(bursts * power.tail_s.value, seconds - transmit_s - receive_s))
-    rest_s = max(0.0, seconds - transmit_s - receive_s)
+    transmit_j = power.transmit_w.value * transmit_s + power.transmit_frame_mj.value / 1000 * frames_sent
+    receive_j = power.receive_w.value * receive_s + power.receive_frame_mj.value / 1000 * frames_received
+    rest_w = (power.sleep_w if asleep else power.idle_w).value
     return RadioEnergy(
-        transmit_j=power.transmit_w.value * transmit_s + power.transmit_frame_mj.value / 1000 * frames_sent,
-        receive_j=power.receive_w.value * receive_s + power.receive_frame_mj.value / 1000 * frames_received,
-        idle_j=(power.sleep_w if asleep else power.idle_w).value * rest_s,
+        transmit_j=transmit_j,
+        receive_j=receive_j,
+        idle_j=rest_w * max(0.0, seconds - transmit_s - receive_s),
+        above_idle_j=max(0.0, transmit_j + receive_j - rest_w * (transmit_s + receive_s)),
         transmit_s=transmit_s,
         receive_s=receive_s,
         frames_sent=frames_sent,

@@ -17,11 +17,12 @@ from edge.meter.energy import (
     compute_from_cpu,
     compute_from_instructions,
     modelled,
+    radio_from_packets,
     slowdown,
     summed,
 )
 from firmware_profiles.facts import Fact, Quality
-from firmware_profiles.load import load_profile
+from firmware_profiles.load import load_profile, load_radio
 from firmware_profiles.schema import Calibration, Profile
 
 ZERO_2_W = load_profile("pi-zero-2-w")
@@ -97,6 +98,17 @@ def test_what_was_never_calibrated_is_refused_with_the_command() -> None:
         slowdown(calibrated(800.0), runtime="onnx", program="cnn-8x8", host_step_s=1e-4)
     with pytest.raises(NotCalibratedError, match="nj_per_instruction"):
         compute_from_instructions(load_profile("pi-zero-w"), instructions=1)
+
+
+def test_a_radio_costs_what_its_packets_cost_and_says_how() -> None:
+    """Ten packets of 225 bytes, MCS 7: 78 us at 1.14 W, 139.5 us at 0.94 W, 0.42 mJ a frame, less 0.125 W idle."""
+    found = radio_from_packets(load_radio("wifi-2.4-good"), up={225: 10}, down={}, window_s=1.0)
+    by_hand = 10 * (78e-6 * 1.14 + 139.5e-6 * 0.94 + 0.42e-3 - 217.5e-6 * 0.125)
+    assert found.joules == pytest.approx(by_hand)
+    assert found.how.startswith("wifi-2.4-good: 10 packets up, 0 down")
+    assert found.quality is Quality.ESTIMATE
+    with pytest.raises(ValueError, match="bare link"):
+        radio_from_packets(load_radio("lossy-250k"), up={225: 10}, down={}, window_s=1.0)
 
 
 def test_measured_and_modelled_do_not_add_up() -> None:

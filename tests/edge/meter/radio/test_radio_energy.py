@@ -23,6 +23,7 @@ def test_wifi_by_hand() -> None:
     assert found.idle_j == pytest.approx(0.125 * (1 - 10 * 217.5e-6))
     assert (found.frames_sent, found.frames_received, found.sent_bytes) == (10, 0, 2790)
     assert found.active_j == pytest.approx(found.total_j - found.idle_j)
+    assert found.above_idle_j == pytest.approx(found.total_j - 0.125 * 1)
 
 
 def test_the_frame_outweighs_the_airtime_of_a_short_message() -> None:
@@ -34,6 +35,12 @@ def test_receiving_pays_for_the_acknowledgement_it_sends() -> None:
     found = radio_energy(load_radio("wifi-2.4-good"), up={}, down={225: 1}, seconds=1)
     assert found.transmit_j == pytest.approx(34e-6 * 1.14)
     assert found.receive_j == pytest.approx((78e-6 + 105.5e-6) * 0.94 + 0.33e-3)
+
+
+def test_a_radio_that_always_listens_costs_nothing_more_to_receive() -> None:
+    found = radio_energy(load_radio("ieee802154"), up={}, down={91: 1}, seconds=1)
+    assert found.active_j > 0
+    assert found.above_idle_j == 0
 
 
 def test_lora_costs_what_the_table_says() -> None:
