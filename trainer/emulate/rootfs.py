@@ -343,15 +343,18 @@ def _link(source: str, target: str) -> None:
 # ---------------------------------------------------------------- programs of this machine
 
 
-def run_tool(words: Sequence[str], *, package: str, stdin: bytes | None = None, timeout_s: float = _COMMAND_S) -> str:
-    """What the program printed. Raises ImageError that says what it printed on failure, or what package it is in."""
+def run_tool(words: Sequence[str], *, package: str, timeout_s: float = _COMMAND_S, fine: tuple[int, ...] = (0,)) -> str:
+    """What the program printed, when its exit code is a `fine` one.
+
+    Raises ImageError that says what it printed on failure, or what package it is in.
+    """
     try:
-        done = subprocess.run(words, input=stdin, capture_output=True, check=False, timeout=timeout_s)
+        done = subprocess.run(words, capture_output=True, check=False, timeout=timeout_s)
     except FileNotFoundError as problem:
         raise ImageError(f"no {words[0]} on this machine (Debian: apt-get install {package})") from problem
     except subprocess.TimeoutExpired as problem:
         raise ImageError(f"{words[0]} did not end within {timeout_s:g} s; is the network there?") from problem
-    if done.returncode:
+    if done.returncode not in fine:
         said = done.stderr.decode(errors="replace").strip().splitlines()[-6:]
         raise ImageError(f"{words[0]} ended with code {done.returncode}:\n  " + "\n  ".join(said))
     return done.stdout.decode(errors="replace")
