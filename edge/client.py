@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -74,6 +74,7 @@ IDLE_S = 30.0
 (MQTT 5, section 3.1.2.10), so a short one is looked at every quarter of it."""
 MOST_SEATS = 65536
 _TAKEN_OVER = 0x8E  # MQTT 5, section 4.13: Session taken over
+_LOST = (MQTTErrorCode.MQTT_ERR_CONN_LOST, MQTTErrorCode.MQTT_ERR_NO_CONN)
 
 
 class ConfigurationError(ValueError):
@@ -257,6 +258,8 @@ class Link:
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
         info = self._mqtt.publish(topic, payload, qos=qos, retain=retain)
+        if info.rc in _LOST:  # the next poll finds out, and paho sends what has a QoS again on the next connection
+            return
         if qos and not info.is_published():
             self._outstanding.add(info.mid)
 
