@@ -11,9 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -53,15 +55,25 @@ class Processes:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def start(self, name: str, arguments: list[str], log: Path, *, piped: bool = False) -> Child:
+    def start(
+        self,
+        name: str,
+        arguments: list[str],
+        log: Path,
+        *,
+        piped: bool = False,
+        within: Callable[[list[str]], list[str]] | None = None,
+    ) -> Child:
         """`potstill ARGUMENTS`; its standard error (and output, unless piped to us) goes to the log.
 
-        In a session of its own, so that Ctrl-C reaches the demo alone and the children end in order.
+        In a session of its own, so that Ctrl-C reaches the demo alone and the children end in order. `within` makes
+        of the command one that runs it elsewhere, in a network namespace say.
         """
+        words = [sys.executable, "-m", "potstill", *arguments]
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "potstill", *arguments],
+                words if within is None else within(words),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if piped else stream,
                 stderr=stream,
@@ -115,6 +127,11 @@ def failure(child: Child) -> str:
 
 def lines(child: Child, processes: Processes) -> Iterator[dict[str, Any]]:
     """The JSON objects that a piped child prints, until it ends. Raises DemoError when another child ends first."""
+    return (line for line in lines_and_ticks(child, processes) if line is not None)
+
+
+def lines_and_ticks(child: Child, processes: Processes) -> Iterator[dict[str, Any] | None]:
+    """As `lines`, and None whenever the child has said nothing for POLL_S: time to look at something else."""
     stream = child.process.stdout
     assert stream is not None, "started with piped=True"
     rest = b""
@@ -124,6 +141,7 @@ def lines(child: Child, processes: Processes) -> Iterator[dict[str, Any]]:
             if not selector.select(POLL_S):
                 if child.process.poll() is None:
                     processes.check()
+                yield None
                 continue
             read = os.read(stream.fileno(), 65536)
             if not read:
@@ -143,9 +161,11 @@ def _event(line: bytes, child: Child) -> dict[str, Any]:
     return event
 
 
-def start_broker(processes: Processes, log: Path) -> str:
-    """The embedded broker on a free port: -> its URL. Raises DemoError."""
-    child = processes.start("the broker", ["broker", "serve", "--json"], log, piped=True)
+def start_broker(
+    processes: Processes, log: Path, *options: str, within: Callable[[list[str]], list[str]] | None = None
+) -> tuple[Child, str]:
+    """The embedded broker on a free port, unless `options` say otherwise: -> its process, its URL. Raises DemoError."""
+    child = processes.start("the broker", ["broker", "serve", "--json", *options], log, piped=True, within=within)
     end = time.monotonic() + BROKER_START_S
     stream = child.process.stdout
     assert stream is not None
@@ -158,7 +178,7 @@ def start_broker(processes: Processes, log: Path) -> str:
             if not line:
                 child.process.wait()
                 raise DemoError(failure(child))
-            return str(_event(line, child)["url"])
+            return child, str(_event(line, child)["url"])
     raise DemoError(f"the broker did not start within {BROKER_START_S:g} s. Its log: {log}")
 
 
@@ -180,3 +200,18 @@ def check_reachable(url: str) -> None:
         raise DemoError(
             f"no broker at {parts.hostname}:{port} ({problem}): start it, or leave --broker out and the demo starts one"
         ) from problem
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from trainer.data import Dataset
 from trainer.demo import record
 from trainer.demo.observe import Observed
-from trainer.demo.processes import Child, Processes, check_reachable, failure, lines, start_broker
+from trainer.demo.processes import Child, Processes, check_reachable, failure, lines, signals_interrupt, start_broker
 from trainer.demo.progress import Progress
 from trainer.demo.settings import DemoError, Settings, read_manifest
 from trainer.demo.table import differences, explanation, markdown, rows_of, text
@@ -42,7 +38,7 @@ def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress
     shards = _write_all_shards(settings, dataset, out)
     curves: list[Curve] = []
     try:
-        with _signals_interrupt(), Processes() as processes:
+        with signals_interrupt(), Processes() as processes:
             url = _broker(settings, processes, out)
             for split, files in shards:
                 stage = _Stage(
@@ -99,7 +95,7 @@ def _folder(split: Split) -> str:
 
 def _broker(settings: Settings, processes: Processes, out: Path) -> str:
     if settings.broker is None:
-        return start_broker(processes, out / "logs" / "broker.log")
+        return start_broker(processes, out / "logs" / "broker.log")[1]
     check_reachable(settings.broker)
     return settings.broker
 
@@ -181,18 +177,3 @@ def _write_tables(found: Record, out: Path) -> None:
     notes = "".join(f"{line}\n" for line in differences(rows))
     (out / "table.txt").write_text(f"{text(rows)}\n{notes}\n{explanation(found)}")
     (out / "table.md").write_text(f"{markdown(rows)}\n{notes}\n```\n{explanation(found)}```\n")
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

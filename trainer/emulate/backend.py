@@ -53,6 +53,8 @@ class Order:
     """Standard output and error are appended to it."""
     namespace: str | None
     """Of /run/netns, in which the device lives: its link, shaped, is the only way out. None: the host's network."""
+    clock_offset_s: float = 0.0
+    """Of its wall clock, which a `clock` event sets wrong; a back end that cannot says so in `Enforced.clock`."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """On top of what the back end gives."""
 
@@ -77,7 +79,7 @@ class Enforced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Since the device's start. None: this back end cannot know."""
+    """Since this start of the device. None: this back end cannot know."""
 
     cpu_s: float | None = None
     memory_peak_bytes: int | None = None

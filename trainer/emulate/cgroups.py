@@ -77,7 +77,7 @@ class Cgroup:
                 path.mkdir(parents=True, exist_ok=True)
             if self.hierarchy.version == 2:
                 (group,) = self.paths
-                _enable(self.hierarchy.root, group)
+                _write(self.hierarchy.root / "cgroup.subtree_control", "+cpu +memory")
                 _write(group / "cpu.max", f"{quota_us} {PERIOD_US}")
                 _write(group / "memory.max", str(memory_bytes))
                 if (group / "memory.swap.max").exists():
@@ -137,12 +137,6 @@ def _empty(path: Path) -> None:
             time.sleep(0.01)  # the kernel tells nobody when the last one has left
         else:
             return
-
-
-def _enable(root: Path, group: Path) -> None:
-    """The controllers, in every directory above the group."""
-    for parent in (root, *(folder for folder in reversed(group.parents) if root in folder.parents)):
-        _write(parent / "cgroup.subtree_control", "+cpu +memory")
 
 
 def _write(path: Path, value: str) -> None:

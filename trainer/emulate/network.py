@@ -212,11 +212,15 @@ def check_possible() -> None:
 @contextlib.contextmanager
 def _routes(namespace: str) -> Iterator[Any]:
     """Netlink in a namespace. Its errors become BackendError."""
-    from pyroute2 import NetNS
+    from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:
-        with NetNS(namespace, flags=0) as ip:
+        # Not pyroute2's NetNS: it forks, and a copy of the emulator with its signal handlers removes what the original
+        # has just made. A netlink socket stays in the namespace that it was opened in.
+        with inside_namespace(namespace):
+            ip = IPRoute()
+        with ip:
             yield ip
     except NetlinkError as problem:
         raise BackendError(f"{namespace}: the kernel refused a change of its network: {problem}") from problem

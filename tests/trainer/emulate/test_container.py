@@ -164,7 +164,7 @@ def _reports(folder: Path, processes: Processes, url: str) -> dict[tuple[str, in
 def test_arm_code_learns_in_a_container_what_x86_learns_in_a_process(tmp_path: Path) -> None:
     shards = _shards(tmp_path / "shards")
     with Processes() as processes:
-        url = start_broker(processes, tmp_path / "broker.log")
+        _, url = start_broker(processes, tmp_path / "broker.log")
         here = tmp_path / "here"
         for shard in shards:
             order = _order(here, shard, url, NATIVE)
@@ -172,7 +172,7 @@ def test_arm_code_learns_in_a_container_what_x86_learns_in_a_process(tmp_path: P
             processes.start(shard.device, words, order.log)
         expected = _reports(here, processes, url)
     with Processes() as processes, Leftovers.of_new_run(dict(REMOVERS)) as leftovers:
-        url = start_broker(processes, tmp_path / "broker.log")
+        _, url = start_broker(processes, tmp_path / "broker.log")
         there = tmp_path / "there"
         backend = ContainerBackend("potstill-test", leftovers, {NATIVE, ARM})
         try:
