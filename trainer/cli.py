@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge.wire.manifest import OPTIMISERS
+from trainer.channel_cli import channel
 from trainer.reference.cli import run
 from trainer.split_cli import split
 
@@ -38,6 +39,7 @@ def _labels(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
 
 
 trainer.add_command(split)
+trainer.add_command(channel)
 trainer.add_command(run)
 
 

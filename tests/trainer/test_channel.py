@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy.special import exp1
 
 from trainer.channel import POWERS_DBM, Deliveries, Hop, load_channel, round_seconds
+from trainer.channel_cli import channel
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -139,3 +141,15 @@ def test_what_no_channel_can_do_is_refused() -> None:
         load_channel("mix2fld-sym", devices=0)
     with pytest.raises(ValueError, match="bits >= 1"):
         load_channel("mix2fld-sym").upload(0, generator())
+
+
+def test_the_command_shows_slots_and_the_link() -> None:
+    shown = CliRunner().invoke(channel, ["mix2fld-asym", "--bits", "3200", "--bits", "401408"])
+    assert shown.exit_code == 0
+    assert "17.0 dB" in shown.output
+    rows = {line.split()[0]: line.split() for line in shown.output.splitlines() if line.strip()}
+    assert float(rows["3,200"][1]) == pytest.approx(1.2, abs=0.1)
+    assert float(rows["401,408"][1]) == pytest.approx(82, abs=1)
+    refused = CliRunner().invoke(channel, ["fog"])
+    assert refused.exit_code == 1
+    assert "one of mix2fld-asym" in refused.output

@@ -32,6 +32,7 @@ from edge.wire.messages import Method
 from firmware_profiles.link import Link, Shape
 from firmware_profiles.load import ProfileError, list_radios, load_link, load_profile
 from firmware_profiles.schema import Profile
+from trainer.channel import POWERS_DBM, load_channel
 from trainer.shards import device_names
 
 BACKENDS = ("process", "netns", "container", "machine")
@@ -229,10 +230,11 @@ def parse_fleet(raw: Mapping[str, Any], *, name: str, source: str = "the fleet")
 
 
 @cache
-def named_links() -> Mapping[str, Air]:
-    """The links that ship: every radio profile's, and `none`."""
+def named_links(devices: int = 10) -> Mapping[str, Air]:
+    """The links that ship: every radio profile's, the wireless channels as `devices` share them, and `none`."""
     radios = {name: Air(link=load_link(name), radio=name) for name in list_radios()}
-    return {"none": Air(link=UNSHAPED, radio=None), **radios}
+    channels = {name: Air(link=load_channel(name, devices=devices).link(), radio=None) for name in POWERS_DBM}
+    return {"none": Air(link=UNSHAPED, radio=None), **radios, **channels}
 
 
 class _Reader:
@@ -312,15 +314,15 @@ class _Reader:
 
     # ------------------------------------------------------------ parts
 
-    def links(self, raw: Mapping[str, Any]) -> dict[str, Air]:
+    def links(self, raw: Mapping[str, Any], shipped: Mapping[str, Air]) -> dict[str, Air]:
         """The fleet's own [link.NAME] tables, each made from a named one (`from`, none where not given)."""
         found = {}
         for name, value in raw.items():
             where, table = f"[link.{name}]", self.table(f"[link.{name}]", value)
             self.keys(where, table, ["from", "up", "down"])
-            base = named_links().get(table.get("from", "none"))
+            base = shipped.get(table.get("from", "none"))
             if base is None:
-                self.wrong(where, f"from = {table['from']!r}: one of {', '.join(named_links())}")
+                self.wrong(where, f"from = {table['from']!r}: one of {', '.join(shipped)}")
                 continue
             link = self.changed(where, replace(base.link, name=name), table)
             found[name] = Air(link=link or base.link, radio=base.radio)
@@ -342,12 +344,14 @@ class _Reader:
     def fleet(self, raw: Mapping[str, Any], name: str) -> Fleet | None:
         self.keys("the file", raw, ["fleet", "group", "event", "link"])
         training = self.training(self.table("[fleet]", raw.get("fleet", {})))
-        links = {**named_links(), **self.links(self.table("[link]", raw.get("link", {})))}
-        groups = [
+        read = [
             self.group(f"[[group]] {number}", table)
             for number, table in enumerate(self.tables("group", raw.get("group", [])), 1)
         ]
-        members = self.members([group for group in groups if group is not None], links)
+        groups = [group for group in read if group is not None]
+        shipped = named_links(max(1, sum(group.count for group in groups)))
+        links = {**shipped, **self.links(self.table("[link]", raw.get("link", {})), shipped)}
+        members = self.members(groups, links)
         if not 2 <= len(members) <= MAX_DEVICES and not self.problems:
             self.wrong("[[group]]", f"{len(members)} devices in all: 2 to {MAX_DEVICES}; raise or lower a count")
         if self.problems or training is None:

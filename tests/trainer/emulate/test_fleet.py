@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from firmware_profiles.load import load_link
+from trainer.channel import load_channel
 from trainer.emulate.fleet import UNSHAPED, Figures, Fleet, FleetError, Trigger, named_links, parse_fleet, read_fleet
 
 WHOLE = """
@@ -143,3 +144,11 @@ def test_a_file_that_is_not_there_or_no_toml(tmp_path: Path) -> None:
 def test_every_radio_profile_is_a_link() -> None:
     assert {"none", "wifi-2.4-fair", "lossy-250k", "lora-eu868"} <= set(named_links())
     assert named_links()["none"].link == UNSHAPED
+
+
+def test_a_channel_is_a_link_that_the_whole_fleet_shares() -> None:
+    """The uplink's band is split over the devices: with twenty a device has half the noise, and less than the rate."""
+    text = '[[group]]\nprofile = "pi-zero-2-w"\ncount = {}\nlink = "mix2fld-asym"\nbackend = "netns"\n'
+    few, many = (parse_fleet(tomllib.loads(text.format(count)), name="f").members[0].air.link for count in (10, 20))
+    assert few == load_channel("mix2fld-asym", devices=10).link()
+    assert many.up.rate_bit_per_s < few.up.rate_bit_per_s < few.down.rate_bit_per_s == many.down.rate_bit_per_s
