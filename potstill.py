@@ -18,6 +18,9 @@ _GROUPS = {
     "profiles": ("firmware_profiles.cli", "profiles", "Device classes and radios: what is known, with sources."),
 }
 
+_ADDED = {"profiles": {"instructions": ("trainer.instructions.cli", "instructions")}}
+"""Commands of one package in another's group: the profiles know nobody, and what is found out for them stands there."""
+
 
 class _LazyGroup(click.Group):
     """Imports a package's commands only when they are asked for: `potstill edge run` must not load torch."""
@@ -31,14 +34,22 @@ class _LazyGroup(click.Group):
         if cmd_name not in _GROUPS:
             return None
         module, name, _ = _GROUPS[cmd_name]
-        command = getattr(import_module(module), name)
-        assert isinstance(command, click.Command)
+        command = _load(module, name)
+        for added, place in _ADDED.get(cmd_name, {}).items():
+            assert isinstance(command, click.Group)
+            command.add_command(_load(*place), added)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in _GROUPS.items()])
+
+
+def _load(module: str, name: str) -> click.Command:
+    command = getattr(import_module(module), name)
+    assert isinstance(command, click.Command)
+    return command
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,0 +1,1 @@
+"""ARM instructions of a training step, counted in an emulator: exact, whatever the machine is busy with."""
