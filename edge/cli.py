@@ -40,6 +40,9 @@ def edge() -> None:
 @click.option("--work", required=True, type=_FOLDER, help="Folder this device keeps its state in; one for each device.")
 @click.option("--runtime", type=click.Choice(_RUNTIMES), help="Default: the best that is installed.")
 @click.option("--profile", help="What kind of board this is (`potstill profiles list`); default: unknown.")
+@click.option("--power", metavar="SENSOR", help="Measure joules with this sensor (`potstill edge power` lists them).")
+@click.option("--power-rate", type=float, metavar="HZ", help="Readings a second; default 10, a plug's 1, the pmic's 2.")
+@click.option("--power-rest", type=float, metavar="SECONDS", help="At rest, for the idle baseline; default 10.")
 @click.option("--keepalive", type=int, metavar="SECONDS", help="Between signs of life on an idle link; default 300.")
 @click.option("--cafile", type=_FILE, help="CA of the broker's certificate (mqtts); default: the system's.")
 @click.option("--cert", type=_FILE, help="This device's certificate (mqtts), with --key.")
@@ -61,6 +64,9 @@ def run(
     work: Path,
     runtime: str | None,
     profile: str | None,
+    power: str | None,
+    power_rate: float | None,
+    power_rest: float | None,
     keepalive: int | None,
     cafile: Path | None,
     cert: Path | None,
@@ -83,7 +89,14 @@ def run(
     from edge import client, store
     from edge.runtime.choose import RuntimeMissing
 
-    typed: dict[str, Any] = {"runtime": runtime, "profile": profile, "keepalive_s": keepalive}
+    typed: dict[str, Any] = {
+        "runtime": runtime,
+        "profile": profile,
+        "power": power,
+        "power_rate_hz": power_rate,
+        "power_rest_s": power_rest,
+        "keepalive_s": keepalive,
+    }
     try:
         user, password = _credentials(credentials)
         _check_profile(profile)
@@ -125,6 +138,41 @@ def show(work: Path) -> None:
         raise click.ClickException(f"{work}: no whole snapshot; no round was finished here yet, or --work is another")
     for name, value in store.describe(newest[1]):
         click.echo(f"{name:<16} {value}")
+
+
+@edge.command("power")
+@click.argument("sensor", required=False)
+@click.option("--broker", metavar="URL", help="Where a plug is whose name says no broker.")
+@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=3.0, show_default=True, help="How long to look.")
+@click.option("--rate", type=float, metavar="HZ", help="Readings a second; default 10, a plug's 1, the pmic's 2.")
+def power_(sensor: str | None, broker: str | None, seconds: float, rate: float | None) -> None:
+    """Read a power sensor now, to check its wiring; without SENSOR, list what this board has.
+
+    SENSOR is what `potstill edge run --power` takes: hwmon:auto, ina219:0x40, pmic, rapl, plug:tasmota/NAME,
+    trace:FILE.
+
+    \b
+    Example:
+      potstill edge power ina219:0x40 --seconds 10
+    """  # noqa: D301
+    from edge.meter.power.choose import FORMS, found_sensors, open_sensor
+    from edge.meter.power.protocol import SensorMissing
+    from edge.meter.power.sampler import default_rate_hz, look
+
+    if sensor is None:
+        found = found_sensors()
+        for spec, what in found:
+            click.echo(f"{spec:<20} {what}")
+        if not found:
+            click.echo(f"No power sensor shows itself here. What there can be: {FORMS}")
+        return
+    try:
+        opened = open_sensor(sensor, broker=broker)
+        click.echo(f"{opened.name}: {opened.covers}")
+        for second, watts in look(opened, seconds=seconds, rate_hz=rate or default_rate_hz(sensor)):
+            click.echo(f"{second:8.2f} s  {watts:9.4f} W")
+    except SensorMissing as problem:
+        raise click.ClickException(str(problem)) from problem
 
 
 def _log(level: str) -> None:

@@ -91,6 +91,13 @@ class Energy:
         """Idle-subtracted: what the work took on top of a board that is switched on and waits."""
         return None if self.idle_j is None else self.total_j - self.idle_j
 
+    def __str__(self) -> str:
+        above = "" if self.above_idle_j is None else f", {self.above_idle_j:.2f} J above idle"
+        missing = ""
+        if isinstance(self.basis, Measured) and not self.basis.whole:
+            missing = f"; {self.basis.window_s - self.basis.covered_s:.1f} of {self.basis.window_s:.1f} s not measured"
+        return f"{self.total_j:.2f} J {'measured' if self.measured else 'modelled'}{above}{missing}"
+
     def __add__(self, other: Energy) -> Energy:
         """Raises MixedEnergyError where one is measured and the other modelled."""
         return Energy(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edge.meter.traffic import Account, from_plain, to_plain
 
@@ -28,6 +29,8 @@ class Line:
     round: int | None
     tls: bool
     account: Account
+    energy: dict[str, Any] | None = None
+    """`edge.meter.energy.Energy.to_plain`, where the device has a power sensor (docs/energy.md)."""
 
 
 def append(folder: Path, line: Line) -> None:
@@ -39,7 +42,8 @@ def append(folder: Path, line: Line) -> None:
             file.rename(folder / OLD_FILE)
             append(folder, line)
             return
-        lines.write(json.dumps(plain | to_plain(line.account)) + "\n")
+        measured = {} if line.energy is None else {"energy": line.energy}
+        lines.write(json.dumps(plain | to_plain(line.account) | measured) + "\n")
 
 
 def read(folder: Path) -> tuple[list[Line], int]:
@@ -65,4 +69,5 @@ def _line(row: str) -> Line:
         round=None if number is None else int(number),
         tls=bool(plain["tls"]),
         account=from_plain(plain),
+        energy=plain.get("energy"),
     )

@@ -26,6 +26,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from broker.servers.embedded import EmbeddedBroker
 from edge.cli import edge
 from edge.client import ConfigurationError, Settings, backoff_s, parse_url
+from edge.meter import journal
 from edge.meter.traffic import publish_bytes
 from edge.runtime.program import Program
 from edge.wire import topics
@@ -289,6 +290,62 @@ def test_alone_says_only_done(hub: Hub, device: Device) -> None:
         assert hub.hears(Done) == Done(run=RUN, round=0)
 
 
+# ---------------------------------------------------------------- joules
+
+
+def _trace(tmp_path: Path, seconds: float) -> str:
+    (tmp_path / "power.csv").write_text(f"seconds,watts\n0,2\n{seconds},2\n")
+    return f"trace:{tmp_path / 'power.csv'}"
+
+
+def test_a_power_sensor_is_read_beside_the_rounds(hub: Hub, device: Device, tmp_path: Path) -> None:
+    with device.running("--power", _trace(tmp_path, 1000), "--power-rate", "100", "--power-rest", "0.2") as process:
+        hub.hears(Birth)
+        hub.seat()
+        hub.plan(0)
+        hub.plan(1, after=hub.hears(Upload))
+        hub.plan(2, after=hub.hears(Upload))
+        hub.hears(Upload)
+        _end(hub, process)
+    lines, damaged = journal.read(tmp_path / "work")
+    assert damaged == 0
+    assert {0, 1} <= {line.round for line in lines}
+    for line in lines:
+        energy = line.energy
+        assert energy is not None
+        basis = energy["basis"]
+        assert (basis["kind"], basis["rate_hz"]) == ("measured", 100)
+        assert energy["total_j"] == pytest.approx(2 * basis["covered_s"])
+        assert energy["above_idle_j"] == pytest.approx(0, abs=1e-6)
+        assert energy["compute_j"] is None
+    assert "J measured" in device.log
+    assert "2.000 W at rest" in device.log
+
+
+def test_a_sensor_that_ends_mid_run_is_told_of_and_the_run_goes_on(hub: Hub, device: Device, tmp_path: Path) -> None:
+    with device.running("--power", _trace(tmp_path, 0.3), "--power-rate", "100", "--power-rest", "0") as process:
+        hub.hears(Birth)
+        hub.seat()
+        until(lambda: "has ended" in device.log, "the trace to end")
+        hub.plan(0)
+        hub.plan(1, after=hub.hears(Upload))
+        hub.hears(Upload)
+        _end(hub, process)
+    lines, _ = journal.read(tmp_path / "work")
+    last = lines[-1].energy
+    assert last is not None
+    assert (last["total_j"], last["idle_j"], last["basis"]["covered_s"]) == (0.0, None, 0.0)
+    assert last["basis"]["window_s"] > 0
+    assert "until it answers again nothing is counted" in device.log
+
+
+def test_without_the_option_no_joule_is_written(hub: Hub, device: Device, tmp_path: Path) -> None:
+    with device.running() as process:
+        hub.hears(Birth)
+        _end(hub, process)
+    assert "energy" not in (tmp_path / "work" / journal.FILE).read_text()
+
+
 # ---------------------------------------------------------------- FL
 
 
@@ -494,6 +551,9 @@ def test_divergence_is_said_and_ends_the_device(hub: Hub, device: Device) -> Non
         (["--cert", "a.pem"], "both --cert and --key"),
         (["--broker", "mqtts://127.0.0.1", "--cafile", "nowhere.pem"], "TLS: cannot use nowhere.pem"),
         (["--credentials", "nowhere"], "file of two lines"),
+        (["--power", "toaster"], "one of hwmon:auto"),
+        (["--power", "trace:nowhere.csv"], "nowhere.csv"),
+        (["--power-rest", "-1"], "0 to 3600 seconds"),
     ],
 )
 def test_says_what_to_change(

@@ -42,6 +42,22 @@ def test_the_client_loads_no_more_than_numpy_and_paho() -> None:
     assert not modules & (FORBIDDEN | RUNTIMES | {"click"})
 
 
+def test_the_client_loads_no_power_sensor_and_no_profile() -> None:
+    code = """
+import sys
+import edge.client
+print([name for name in sys.modules if name.startswith(("edge.meter.power", "edge.meter.energy", "firmware_profiles"))])
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+    assert output.strip() == "[]"
+
+
 def test_the_command_loads_nothing_but_click() -> None:
     modules, _ = _loaded("from potstill import main; main.get_command(None, 'edge').get_command(None, 'run')")
     assert {"click", "edge"} <= modules

@@ -42,7 +42,9 @@ def instructions(programs: tuple[str, ...], runtime: str, profile: str, steps: i
     from firmware_profiles.load import load_profile
     from trainer.instructions.count import CountError, count_step
 
-    click.echo(f"{'PROGRAM':<12} {'RUNTIME':<18} {'CORE':<11} {'INSTRUCTIONS/STEP':>17} {'SPREAD':>8}  ABOVE IDLE (MODELLED)")
+    click.echo(
+        f"{'PROGRAM':<12} {'RUNTIME':<18} {'CORE':<11} {'INSTRUCTIONS/STEP':>17} {'SPREAD':>8}  ABOVE IDLE (MODELLED)"
+    )
     for name in programs or tuple(SHIPPED):
         try:
             folder = Path(name) if (Path(name) / "manifest.json").is_file() else shipped(name)
@@ -54,4 +56,6 @@ def instructions(programs: tuple[str, ...], runtime: str, profile: str, steps: i
             joules = f"{compute.joules * 1000:.3g} mJ ({compute.quality})"
         except NotCalibratedError:
             joules = "no nJ an instruction in the profile"
-        click.echo(f"{count.program:<12} {count.runtime:<18} {count.cpu:<11} {count.each:>17,} {count.spread:>8.3%}  {joules}")
+        click.echo(
+            f"{count.program:<12} {count.runtime:<18} {count.cpu:<11} {count.each:>17,} {count.spread:>8.3%}  {joules}"
+        )

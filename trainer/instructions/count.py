@@ -70,15 +70,18 @@ def missing_tools() -> list[str]:
 def count_step(program: Path, *, runtime: str = "numpy", profile: str = "pi-4b", steps: int = STEPS) -> Count:
     """Count `steps` training steps of the program in this folder, on this board's core. Raises CountError."""
     if missing := missing_tools():
-        raise CountError(f"counting instructions needs more: apt-get install --no-install-recommends {' '.join(missing)}")
+        raise CountError(
+            f"counting instructions needs more: apt-get install --no-install-recommends {' '.join(missing)}"
+        )
     try:
         board = load_profile(profile)
         cpu = core(board).qemu
         root = device_root(ARM64, runtime=runtime)
         with tempfile.TemporaryDirectory(prefix="potstill-count-") as scratch:
-            plugin = _plugin(Path(scratch))
-            seen = _view(Path(scratch) / "root", root, board)
-            name, marks = _run(Path(scratch), seen, root, plugin, cpu, [str(program.resolve()), runtime, str(steps)])
+            fixed = ["setarch", "--addr-no-randomize", QEMU, "-seed", "1", "-cpu", cpu]
+            counted = ["-plugin", str(_plugin(Path(scratch))), "-L", str(_view(Path(scratch) / "root", root, board))]
+            what = [str(program.resolve()), runtime, str(steps)]
+            name, marks = _run([*fixed, *counted], root, Path(scratch) / "marks", what)
     except (ImageError, ValueError) as problem:
         raise CountError(str(problem)) from problem
     return read_marks(marks, program=program.name, runtime=name, cpu=cpu, steps=steps)
@@ -121,11 +124,8 @@ def _view(folder: Path, root: Root, board: Profile) -> Path:
     return folder
 
 
-def _run(
-    scratch: Path, seen: Path, root: Root, plugin: Path, cpu: str, arguments: list[str]
-) -> tuple[str, list[int]]:
+def _run(emulator: list[str], root: Root, out: Path, arguments: list[str]) -> tuple[str, list[int]]:
     """-> what the runtime is called, and the count at each mark."""
-    out = scratch / "marks"
     environment = {
         "POTSTILL_INSTRUCTIONS": str(out),
         "PYTHONHOME": str(root.folder / "usr"),
@@ -137,7 +137,6 @@ def _run(
         "ORT_DISABLE_TELEMETRY": "1",
         "PATH": os.environ.get("PATH", os.defpath),
     }
-    emulator = ["setarch", "--addr-no-randomize", QEMU, "-seed", "1", "-cpu", cpu, "-plugin", str(plugin), "-L", str(seen)]
     python = str(root.folder / f"usr/bin/python{root.python}")
     words = [*emulator, python, str(_HERE / "step.py"), *arguments]
     try:

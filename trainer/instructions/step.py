@@ -1,4 +1,4 @@
-"""What runs as ARM code: training steps of one program, with a mark between two of them. Started by `count`, not imported.
+"""What runs as ARM code: training steps of one program, marks between them. Started by `count`, never imported.
 
     python step.py PROGRAM RUNTIME STEPS
 

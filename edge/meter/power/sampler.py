@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from edge.meter.energy import Energy, Measured
 from edge.meter.power.integral import Integral, Window
@@ -57,12 +57,15 @@ class EnergyMeter:
         """Mean power at rest, where `rest` was called."""
         return self._idle_w
 
-    def rest(self, seconds: float) -> float:
-        """Sample for so long while nothing else happens: the idle baseline, in watts. Raises SensorMissing."""
+    def rest(self, seconds: float, *, go_on: Callable[[], bool] = lambda: True) -> float:
+        """Sample for so long while nothing else happens, or until `go_on` says no: the idle baseline, in watts.
+
+        Raises SensorMissing where the sensor gives nothing.
+        """
         self._integral = self._begin()
         end_s = self._clock() + seconds
         self._take()
-        while self._clock() < end_s:
+        while self._clock() < end_s and go_on():
             self._stop.wait(1 / self._rate_hz)
             self._take()
         window = self._cut()
@@ -120,6 +123,18 @@ class EnergyMeter:
     def _cut(self) -> Window:
         with self._lock:
             return self._integral.cut(self._clock())
+
+
+def look(sensor: PowerSensor, *, seconds: float, rate_hz: float) -> Iterator[tuple[float, float]]:
+    """(seconds since the start, mean watts since the reading before), live. Closes the sensor. Raises SensorMissing."""
+    meter = EnergyMeter(sensor, rate_hz=rate_hz)
+    try:
+        started_s = time.monotonic()
+        while time.monotonic() - started_s < seconds:
+            watts = meter.rest(1 / rate_hz)
+            yield time.monotonic() - started_s, watts
+    finally:
+        meter.close()
 
 
 def measured(
