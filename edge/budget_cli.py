@@ -16,10 +16,20 @@ OFTEN = 8640
 """Rounds a day, one in ten seconds: from here on the air is not what a round waits for."""
 
 
+def _number(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """DR3 or 3 -> 3."""
+    if value is None:
+        return None
+    digits = value.upper().removeprefix("DR")
+    if not digits.isdecimal():
+        raise click.BadParameter("a data rate is DR0, DR1 ... or its number")
+    return int(digits)
+
+
 @click.command()
 @click.option("--radio", required=True, help="Of `potstill profiles list`: lora-eu868, nb-iot, ble, wifi-2.4-fair ...")
 @click.option(
-    "--data-rate", type=click.IntRange(0, 15), metavar="DR", help="LoRaWAN data rate, 0 to 6; default: the file's."
+    "--data-rate", callback=_number, metavar="DR", help="Of LoRaWAN: DR0 to DR6 or 0 to 6; default: the profile's."
 )
 @click.option("--labels", type=click.IntRange(2, 1000), default=10, show_default=True, help="Of the task, L.")
 @click.option(
@@ -77,7 +87,7 @@ def budget(
 
     \b
     Example:
-      potstill budget --radio lora-eu868 --data-rate 3 --rounds 24
+      potstill budget --radio lora-eu868 --data-rate DR3 --rounds 24
     """  # noqa: D301
     from edge.meter.budget import Setting, advice, cost, limits, pace
     from edge.meter.exchange import BITS, fd, fl, share

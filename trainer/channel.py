@@ -50,11 +50,6 @@ class Deliveries:
     """(n,)"""
     slot_s: float
 
-    @property
-    def seconds(self) -> NDArray[np.float64]:
-        """(n,)"""
-        return self.slots.astype(np.float64) * self.slot_s
-
     def __getitem__(self, message: int) -> Delivery:
         slots = int(self.slots[message])
         return Delivery(slots=slots, delivered=bool(self.delivered[message]), seconds=slots * self.slot_s)
@@ -177,15 +172,6 @@ def _hop(power_dbm: float, bandwidth_hz: float) -> Hop:
         slot_s=1e-3,
         max_slots=100,
     )
-
-
-def round_seconds(up: Deliveries, down: Deliveries, *, computing_s: float) -> float:
-    """Of a synchronous round: the slowest device's computing, then the slowest upload, then the slowest download.
-
-    Uploads go out together (the band is split), a lost one takes all its slots; `computing_s` is measured or said to be
-    modelled by whoever gives it.
-    """
-    return computing_s + float(up.seconds.max(initial=0.0) + down.seconds.max(initial=0.0))
 
 
 def _ratio(decibel: float) -> float:

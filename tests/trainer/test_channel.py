@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from scipy.special import exp1
 
-from trainer.channel import POWERS_DBM, Deliveries, Hop, load_channel, round_seconds
+from trainer.channel import POWERS_DBM, Hop, load_channel
 from trainer.channel_cli import channel
 
 
@@ -113,14 +113,6 @@ def test_more_devices_share_the_band() -> None:
     few, many = (load_channel("mix2fld-asym", devices=d).up for d in (10, 20))
     assert many.bandwidth_hz == few.bandwidth_hz / 2
     assert many.deliver(200_000, 500, generator()).slots.mean() > few.deliver(200_000, 500, generator()).slots.mean()
-
-
-def test_a_round_waits_for_its_slowest() -> None:
-    up = Deliveries(slots=np.array([2, 90, 3]), delivered=np.array([True, True, True]), slot_s=1e-3)
-    down = Deliveries(slots=np.array([1, 6]), delivered=np.array([True, True]), slot_s=1e-3)
-    nobody = Deliveries(slots=np.zeros(0, np.int64), delivered=np.zeros(0, np.bool_), slot_s=1e-3)
-    assert round_seconds(up, down, computing_s=0.5) == pytest.approx(0.596)
-    assert round_seconds(nobody, nobody, computing_s=0.5) == 0.5
 
 
 def test_the_emulated_link_carries_what_the_channel_carries() -> None:

@@ -191,7 +191,7 @@ def test_pace(rounds: float, said: str) -> None:
 
 
 def test_the_command_says_what_fits() -> None:
-    shown = CliRunner().invoke(budget, ["--radio", "lora-eu868", "--data-rate", "3", "--rounds", "24"])
+    shown = CliRunner().invoke(budget, ["--radio", "lora-eu868", "--data-rate", "DR3", "--rounds", "24"])
     assert shown.exit_code == 0
     assert "DR3 (SF9, 125 kHz)" in shown.output
     assert "24 rounds a day fit with: fd, 32 bits" in shown.output
@@ -213,6 +213,12 @@ def test_the_command_speaks_json() -> None:
     assert [each["name"] for each in plain["rounds"]][-2:] == ["share, 4 bits", "fl, 32 bits"]
     assert plain["airtime_and_energy"] == "modelled"
     assert plain["rounds"][0]["sending_s"] > send(setting("nb-iot").phy, 432).transmit_s
+
+
+def test_a_data_rate_is_a_number() -> None:
+    shown = CliRunner().invoke(budget, ["--radio", "lora-eu868", "--data-rate", "SF7"])
+    assert shown.exit_code == 2
+    assert "DR0, DR1" in shown.output
 
 
 @pytest.mark.parametrize(
