@@ -23,12 +23,16 @@ from edge.wire.messages import (
     Birth,
     Command,
     Done,
+    FleetMemory,
+    FleetPairs,
     Gone,
     LabelUpload,
+    MemoryUpload,
     Message,
     Meter,
     Method,
     Order,
+    PairsUpload,
     Parameters,
     ParameterUpload,
     Plan,
@@ -39,6 +43,7 @@ from edge.wire.messages import (
     Upload,
 )
 from edge.wire.options import MOST_INPUTS
+from edge.wire.proxy import MOST_ENTRIES, Pairs, ProxyMemory
 from edge.wire.rows import CodedRows, NotFiniteError, code_counts, read_counts
 
 VERSION = 1
@@ -133,6 +138,26 @@ def seed_upload_limit(labels: int, bits: int, seeds: int, size: int) -> int:
     return upload_limit(labels, bits) + 2 * 5 + 2 * (2 + 5 + 4 * seeds) + 5 + seeds * size
 
 
+def memory_limit(cells: int, actions: int, bits: int) -> int:
+    """Bytes of the longest `MemoryUpload` or `FleetMemory` frame for a grid of so many cells and A actions.
+
+    An entry is a gap (a tree of 6 bits, 2 bits with a model, at most 30 without), A - 1 codes and a value; a bit with a
+    model costs at most 7.1 bits, for its probability is never below 15/2048.
+    """
+    modelled = 6 + 2 + (actions - 1) * bits + 8
+    entries = min(cells, MOST_ENTRIES)
+    return 64 + min(MOST_MEMORY, (entries * (8 * modelled + 30) + 7) // 8)
+
+
+def pairs_limit(width: int) -> int:
+    """Bytes of the longest `PairsUpload` or `FleetPairs` frame for rows of so many numbers."""
+    return 64 + min(MOST_MEMORY, 4 * width * MOST_ENTRIES)
+
+
+MOST_MEMORY = 2**20
+"""Bytes of a memory's numbers or codes: a megabyte is 50,000 raw pairs of CartPole, or half a million cells."""
+
+
 def parameters_limit(parameters: int) -> int:
     """Bytes of the longest `Parameters` or `ParameterUpload` frame for P parameters."""
     return 3 + 5 + 5 + 3 + 5 + 2 + 5 + 4 * parameters
@@ -146,7 +171,7 @@ def plan_limit(labels: int, devices: int) -> int:
     return known + (2 + 1 + 4 * MOST_OPTIONS) + (5 + MOST_INPUTS * max(2, labels))
 
 
-MOST_OPTIONS = 8
+MOST_OPTIONS = 16
 """Numbers in `Plan.options`."""
 
 METER_LIMIT = 3 + 5 + 5 + 6 * (2 + 2 + 8 * len(METER_KINDS)) + (2 + 2 + 8 * len(STREAM_COUNTS)) + 5 + 3 * 5
@@ -436,6 +461,77 @@ def _read_parameter_upload(items: list[Item]) -> ParameterUpload:
     )
 
 
+def _write_memory(memory: ProxyMemory) -> list[Item]:
+    span = None if memory.span is None else Typed(cbor.FLOAT32, np.array(memory.span, "<f4").tobytes())
+    return [memory.bins, memory.components, memory.actions, memory.bits, memory.entries, memory.data, span]
+
+
+def _memory(items: list[Item]) -> ProxyMemory:
+    span = None
+    if items[6] is not None:
+        numbers = _parameters(items[6]).tolist()
+        if len(numbers) != 2:
+            raise FrameError(Reason.SHAPE, "a memory's values lie between two numbers")
+        span = (numbers[0], numbers[1])
+    bins, components, actions, bits, entries = (_int(item) for item in items[:5])
+    if components > 32:
+        raise FrameError(Reason.RANGE, "a state has at most 32 components")
+    return ProxyMemory(
+        bins=bins,
+        components=components,
+        actions=actions,
+        bits=bits,
+        entries=entries,
+        data=_bytes(items[5]),
+        span=span,
+    )
+
+
+def _write_pairs(pairs: Pairs) -> list[Item]:
+    return [pairs.components, pairs.numbers.shape[1], _write_parameters(pairs.numbers.ravel())]
+
+
+def _pairs(items: list[Item]) -> Pairs:
+    components, width, numbers = _int(items[0]), _int(items[1]), _parameters(items[2])
+    if not 1 <= components < width <= 128 or len(numbers) % width:
+        raise FrameError(Reason.SHAPE, f"{len(numbers)} numbers in rows of {width}, {components} of them a state")
+    return Pairs(components=components, numbers=numbers.reshape(-1, width))
+
+
+def _write_memory_upload(m: MemoryUpload) -> list[Item]:
+    return [m.run, m.round, m.check, *_write_memory(m.memory)]
+
+
+def _read_memory_upload(items: list[Item]) -> MemoryUpload:
+    run, round_, check = (_int(item) for item in items[2:5])
+    return MemoryUpload(run=run, round=round_, check=check, memory=_memory(items[5:]))
+
+
+def _write_pairs_upload(m: PairsUpload) -> list[Item]:
+    return [m.run, m.round, m.check, *_write_pairs(m.pairs)]
+
+
+def _read_pairs_upload(items: list[Item]) -> PairsUpload:
+    run, round_, check = (_int(item) for item in items[2:5])
+    return PairsUpload(run=run, round=round_, check=check, pairs=_pairs(items[5:]))
+
+
+def _write_fleet_memory(m: FleetMemory) -> list[Item]:
+    return [m.run, m.round, *_write_memory(m.memory)]
+
+
+def _read_fleet_memory(items: list[Item]) -> FleetMemory:
+    return FleetMemory(run=_int(items[2]), round=_int(items[3]), memory=_memory(items[4:]))
+
+
+def _write_fleet_pairs(m: FleetPairs) -> list[Item]:
+    return [m.run, m.round, *_write_pairs(m.pairs)]
+
+
+def _read_fleet_pairs(items: list[Item]) -> FleetPairs:
+    return FleetPairs(run=_int(items[2]), round=_int(items[3]), pairs=_pairs(items[4:]))
+
+
 def _write_done(m: Done) -> list[Item]:
     return [m.run, m.round]
 
@@ -563,6 +659,10 @@ _KINDS: dict[int, _Kind] = {
     10: _Kind(11, Report, _write_report, _read_report),
     11: _Kind(9, LabelUpload, _write_label_upload, _read_label_upload),
     SEED_UPLOAD: _Kind(13, SeedUpload, _write_seed_upload, _read_seed_upload),
+    13: _Kind(12, MemoryUpload, _write_memory_upload, _read_memory_upload),
+    14: _Kind(8, PairsUpload, _write_pairs_upload, _read_pairs_upload),
+    15: _Kind(11, FleetMemory, _write_fleet_memory, _read_fleet_memory),
+    16: _Kind(7, FleetPairs, _write_fleet_pairs, _read_fleet_pairs),
     20: _Kind(15, Meter, _write_meter, _read_meter),
 }
 _NUMBERS = {kind.message: number for number, kind in _KINDS.items()}

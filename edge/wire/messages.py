@@ -18,7 +18,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.wire.options import FldOptions, Options, ShareOptions
+from edge.wire.options import AgentOptions, FldOptions, Options, ShareOptions
+from edge.wire.proxy import Pairs, ProxyMemory
 from edge.wire.rows import CodedRows, NotFiniteError
 
 UintArray: TypeAlias = NDArray[np.uint32]
@@ -50,6 +51,14 @@ class Method(IntEnum):
     """FLD whose mixed pairs the aggregator takes apart again, across devices."""
     SHARE = 6
     """FD, and labels of inputs that all devices draw from the program's pool."""
+    FRD = 7
+    """Agents: policies in the proxy states they visited (arXiv 1907.06536)."""
+    MIXFRD = 8
+    """FRD whose memory is mixed up before it is replayed (arXiv 2005.06105)."""
+    PD = 9
+    """Agents: the states themselves, each with its policy."""
+    FRL = 10
+    """Agents: actor and critic networks, averaged."""
 
     @property
     def averages_logits(self) -> bool:
@@ -59,13 +68,22 @@ class Method(IntEnum):
     @property
     def sends_parameters(self) -> bool:
         """Whether each round but the first opens with `Parameters` that a device adopts."""
-        return self in {Method.FL, *SEEDED}
+        return self in {Method.FL, Method.FRL, *SEEDED}
+
+    @property
+    def sends_memory(self) -> bool:
+        """Whether each round but the first opens with a `FleetMemory` or `FleetPairs` that an agent distils."""
+        return self in {Method.FRD, Method.MIXFRD, Method.PD}
 
 
 SEEDED = frozenset({Method.FLD, Method.MIXFLD, Method.MIX2FLD})
 """Methods whose devices give samples away, with the first upload that counts."""
 
-OPTIONS: dict[Method, type[FldOptions | ShareOptions]] = {
+AGENTS = frozenset({Method.FRD, Method.MIXFRD, Method.PD, Method.FRL})
+"""Methods of reinforcement learning: a plan's program and schema are the task's (`edge.wire.tasks`)."""
+
+OPTIONS: dict[Method, type[FldOptions | ShareOptions | AgentOptions]] = {
+    **dict.fromkeys(sorted(AGENTS), AgentOptions),
     **dict.fromkeys(sorted(SEEDED), FldOptions),
     Method.SHARE: ShareOptions,
 }
@@ -352,6 +370,57 @@ class Parameters(_Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MemoryUpload(_Value):
+    """What an agent does in the proxy states it has visited in a round (FRD, MixFRD)."""
+
+    run: int
+    round: int
+    check: int
+    """First two bytes of the task's digest."""
+    memory: ProxyMemory
+
+    def __post_init__(self) -> None:
+        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and 0 <= self.check < 65536, "run, round, check")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PairsUpload(_Value):
+    """Every state an agent has seen in a round, and its policy there (PD)."""
+
+    run: int
+    round: int
+    check: int
+    pairs: Pairs
+
+    def __post_init__(self) -> None:
+        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and 0 <= self.check < 65536, "run, round, check")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FleetMemory(_Value):
+    """What the fleet does in the proxy states it has visited: opens round `round`. Retained on the broker."""
+
+    run: int
+    round: int
+    memory: ProxyMemory
+
+    def __post_init__(self) -> None:
+        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000, "run, round")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FleetPairs(_Value):
+    """All agents' states and policies: opens round `round`. Retained on the broker."""
+
+    run: int
+    round: int
+    pairs: Pairs
+
+    def __post_init__(self) -> None:
+        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000, "run, round")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Birth(_Value):
     """A device says that it is there and what it is. Retained on the broker."""
 
@@ -505,7 +574,10 @@ def _counts(name: str, values: WideArray, length: int) -> None:
     _require(len(values) == length, f"{name} has {length} numbers")
 
 
-AnyUpload: TypeAlias = Upload | LabelUpload | SeedUpload | ParameterUpload | Done
+AnyUpload: TypeAlias = Upload | LabelUpload | SeedUpload | ParameterUpload | MemoryUpload | PairsUpload | Done
 """What a device gives to a round."""
 
-Message: TypeAlias = AnyUpload | Plan | Parameters | Birth | Gone | Seat | Command | Report | Meter
+Opening: TypeAlias = Parameters | FleetMemory | FleetPairs
+"""What opens a round beside its plan, where the method has such a thing."""
+
+Message: TypeAlias = AnyUpload | Plan | Opening | Birth | Gone | Seat | Command | Report | Meter

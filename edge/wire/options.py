@@ -19,6 +19,9 @@ MOST_INPUTS = 20_000
 MOST_SEEDS = 1_000
 """Of a device."""
 
+MOST_SEGMENT = 64
+"""Steps that the batch of an agent's program takes at once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FldOptions:
@@ -87,7 +90,75 @@ class ShareOptions:
         return cls(inputs=_whole(inputs), buffer=_whole(buffer), shift=_whole(shift), bits=_whole(bits), warm_up=0)
 
 
-Options: TypeAlias = FldOptions | ShareOptions
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentOptions:
+    """FRD, MixFRD, PD and FRL (arXiv 1907.06536, 2005.06105): how an agent learns, and what it tells (docs/rl.md).
+
+    A plan's `lr` is the actor's, its `steps` are episodes a round, its `bits` those of a policy's code. An agent alone
+    learns with these defaults.
+    """
+
+    segment: int = 20
+    """n: steps an agent plays before it learns from them; an episode's end ends a segment."""
+    discount: float = 0.99
+    trace: float = 0.95
+    """lambda of generalised advantage estimation (arXiv 1506.02438)."""
+    entropy: float = 0.01
+    """Weight of the actor's entropy."""
+    critic: float = 3.0
+    """The critic's learning rate is so many times the actor's."""
+    reward: float = 0.01
+    """What the critic sees of a reward; the actor's advantages are in whole rewards."""
+    bins: int = 30
+    """Cells along each component of a state (the paper's 30 sections)."""
+    distil_lr: float = 1e-3
+    epochs: int = 5
+    """Passes over the fleet's memory a round."""
+    average: bool = False
+    """Tell the policies averaged over the round, as the papers do; else the policy of now in the cells visited."""
+    values: bool = False
+    """Tell the critic's values too."""
+    mixup: float = 1.0
+    """MixFRD: alpha of the Beta distribution that a pair's weight is drawn from."""
+
+    def __post_init__(self) -> None:
+        for name in ("discount", "trace", "entropy", "critic", "reward", "distil_lr", "mixup"):
+            object.__setattr__(self, name, _float32(getattr(self, name)))
+        _check(1 <= self.segment <= MOST_SEGMENT, f"a segment has 1 to {MOST_SEGMENT} steps")
+        _check(0 < self.discount <= 1 and 0 <= self.trace <= 1, "0 < discount <= 1, 0 <= trace <= 1")
+        _check(0 <= self.entropy < 1e3 and 0 < self.critic < 1e3 and 0 < self.reward < 1e3, "0 < critic, reward < 1000")
+        _check(2 <= self.bins <= 1000 and 1 <= self.epochs <= 1000, "2 to 1000 bins, 1 to 1000 epochs")
+        _check(0 < self.distil_lr < 1e3 and 0 < self.mixup <= 100, "0 < distil lr < 1000, 0 < mixup <= 100")
+
+    def to_plan(self, round_: int) -> tuple[float, ...]:
+        """The same in every round."""
+        del round_
+        learning = (self.segment, self.discount, self.trace, self.entropy, self.critic, self.reward)
+        telling = (self.bins, self.distil_lr, self.epochs, self.mixup, self.average, self.values)
+        return _trimmed(*learning, *telling)
+
+    @classmethod
+    def from_plan(cls, options: tuple[float, ...]) -> Self:
+        """Raises ValueError on what `to_plan` does not write."""
+        segment, discount, trace, entropy, critic, reward, bins, lr, epochs, mixup, *flags = _filled(options, 12)
+        _check(all(flag in {0.0, 1.0} for flag in flags), "average and values are 0 or 1")
+        return cls(
+            segment=_whole(segment),
+            discount=discount,
+            trace=trace,
+            entropy=entropy,
+            critic=critic,
+            reward=reward,
+            bins=_whole(bins),
+            distil_lr=lr,
+            epochs=_whole(epochs),
+            mixup=mixup,
+            average=bool(flags[0]),
+            values=bool(flags[1]),
+        )
+
+
+Options: TypeAlias = FldOptions | ShareOptions | AgentOptions
 
 
 def _check(condition: bool, message: str) -> None:

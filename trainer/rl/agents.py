@@ -21,6 +21,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.wire.options import AgentOptions
 from edge.wire.streams import Purpose, stream
 from edge.wire.tasks import SOLVED_EPISODES, Task
 from trainer.rl.environments import environments
@@ -34,22 +35,13 @@ DRAWS = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learning:
-    """How one agent learns. Defaults: EXPERIMENTS, section 6, at lr of the actor 1e-3."""
+    """How one agent learns; the rest is `AgentOptions`."""
 
-    lr: float = 1e-3
+    lr: float = 3e-3
     """Of the actor."""
-    critic_rate: float = 3.0
-    """The critic's lr is so many times the actor's."""
-    steps: int = 20
-    """n of a segment."""
-    discount: float = 0.99
-    trace: float = 0.95
-    """lambda."""
-    entropy: float = 0.01
-    reward: float = 0.01
-    """What the critic sees of a reward; the actor's advantages are in whole rewards."""
     clip: float = 0.5
-    """Largest norm of a gradient."""
+    """Largest norm of a gradient (EXPERIMENTS, section 6); part of the compiled program."""
+    options: AgentOptions = field(default_factory=AgentOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +97,11 @@ class Agents:
             found: Floats = getattr(self.banks[0], part).scores(which, states)
             return found
         found = np.empty((*states.shape[:2], outputs), np.float32)
-        for bank, at, local in self._by_bank(which):
+        for bank, at, local in self.by_bank(which):
             found[at] = getattr(bank, part).scores(local, states[at])
         return found
 
-    def _by_bank(self, which: Indices) -> Iterator[tuple[Bank, Indices, Indices]]:
+    def by_bank(self, which: Indices) -> Iterator[tuple[Bank, Indices, Indices]]:
         """Of each bank: the places in `which` of its members, and their places in the bank."""
         for bank in self.banks:
             (at,) = np.nonzero(np.isin(which, bank.members))
@@ -117,11 +109,11 @@ class Agents:
                 yield bank, at, np.searchsorted(bank.members, which[at])
 
     def step_actor(self, which: Indices, x: Floats, gradient: Floats, lr: float) -> None:
-        for bank, at, local in self._by_bank(which):
+        for bank, at, local in self.by_bank(which):
             bank.actor.step(local, x[at], gradient[at], lr, self.learning.clip)
 
     def step_critic(self, which: Indices, x: Floats, gradient: Floats, lr: float) -> None:
-        for bank, at, local in self._by_bank(which):
+        for bank, at, local in self.by_bank(which):
             bank.critic.step(local, x[at], gradient[at], lr, self.learning.clip)
 
     # ------------------------------------------------------------ a round
@@ -149,12 +141,12 @@ class Agents:
                 log.append((acting, states, policies))
             ended = stage.end_episodes(acting)
             left[ended] -= 1
-            full[acting] = (stage.position[acting] == self.learning.steps) | stage.over[acting]
+            full[acting] = (stage.position[acting] == self.learning.options.segment) | stage.over[acting]
         return _by_agent(log, which) if keep else []
 
     def _learn(self, stage: _Stage, which: Indices) -> None:
         """One step of actor and critic on each agent's segment."""
-        setting, n = self.learning, self.learning.steps
+        setting, n, lr = self.learning.options, self.learning.options.segment, self.learning.lr
         states, length = stage.states[which], stage.position[which]  # (M, n+1, S), (M,)
         valid = np.arange(n) < length[:, None]  # (M, n)
         values = self.values(which, states)  # (M, n+1)
@@ -174,16 +166,16 @@ class Agents:
         gradient = p * (np.float32(setting.entropy) * surprise)
         chosen = np.arange(p.shape[2]) == stage.actions[which][:, :, None]
         gradient += (advantage[:, :, None] / np.float32(setting.reward)) * (p - chosen)
-        self.step_actor(which, states[:, :n], gradient * share[:, :, None], setting.lr)
+        self.step_actor(which, states[:, :n], gradient * share[:, :, None], lr)
         error = -advantage * share  # V - (A + V)
-        self.step_critic(which, states[:, :n], error[:, :, None], setting.lr * setting.critic_rate)
+        self.step_critic(which, states[:, :n], error[:, :, None], lr * setting.critic)
 
 
 class _Stage:
     """The environments of one round, and each agent's segment."""
 
     def __init__(self, agents: Agents, which: Indices, round_: int) -> None:
-        task, n, N = agents.task, agents.learning.steps, len(agents.names)
+        task, n, N = agents.task, agents.learning.options.segment, len(agents.names)
         self._agents = agents
         self._environments = environments(task, N)
         self._starts, self._explore = (

@@ -35,11 +35,17 @@ class Networks:
         self._layers = _layout(self.sides)
         assert self.parameters.shape == (count, parameter_count(self.sides))
 
-    def forget(self, which: Indices) -> None:
+    def moments(self) -> tuple[Floats, Floats, Floats]:
+        """Adam's: a copy."""
+        return self.mean.copy(), self.square.copy(), self.corrections.copy()
+
+    def set_moments(self, moments: tuple[Floats, Floats, Floats]) -> None:
+        self.mean, self.square, self.corrections = moments
+
+    def forget(self) -> None:
         """Adam's moments to zero."""
-        self.mean[which] = 0
-        self.square[which] = 0
-        self.corrections[:, which] = 0
+        for moment in (self.mean, self.square, self.corrections):
+            moment.fill(0)
 
     def scores(self, which: Indices, x: Floats) -> Floats:
         """Inputs (M, B, in) -> what the last layer says (M, B, out)."""

@@ -30,6 +30,7 @@ from edge.wire.codec import (
 )
 from edge.wire.labels import pack_labels
 from edge.wire.messages import (
+    AGENTS,
     LARGEST,
     METER_KINDS,
     SEEDED,
@@ -53,7 +54,7 @@ from edge.wire.messages import (
     Upload,
     WideArray,
 )
-from edge.wire.options import SHARED_BITS, FldOptions, Options, ShareOptions
+from edge.wire.options import SHARED_BITS, AgentOptions, FldOptions, Options, ShareOptions
 from edge.wire.rows import CodedRows, code_counts, code_rows, read_counts
 
 LIMIT = 1_000_000
@@ -122,6 +123,10 @@ def options(method: Method) -> st.SearchStrategy[Options | None]:
     if method is Method.SHARE:
         whole = {"buffer": st.integers(1, 1000), "shift": st.integers(0, 64), "warm_up": st.integers(0, 9)}
         return st.builds(ShareOptions, inputs=st.integers(0, 20_000), **whole, bits=st.sampled_from(SHARED_BITS))
+    if method in AGENTS:
+        whole = {"segment": st.integers(1, 64), "bins": st.integers(2, 1000), "epochs": st.integers(1, 1000)}
+        rates = {"discount": f32(0.5, 1), "trace": f32(0, 1), "entropy": f32(0, 1), "distil_lr": f32(0.5, 1)}
+        return st.builds(AgentOptions, **whole, **rates, average=st.booleans(), values=st.booleans())
     return st.none()
 
 

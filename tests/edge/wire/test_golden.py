@@ -19,12 +19,16 @@ from edge.wire.messages import (
     Birth,
     Command,
     Done,
+    FleetMemory,
+    FleetPairs,
     Gone,
     LabelUpload,
+    MemoryUpload,
     Message,
     Meter,
     Method,
     Order,
+    PairsUpload,
     Parameters,
     ParameterUpload,
     Plan,
@@ -34,7 +38,8 @@ from edge.wire.messages import (
     SeedUpload,
     Upload,
 )
-from edge.wire.options import FldOptions, ShareOptions
+from edge.wire.options import AgentOptions, FldOptions, ShareOptions
+from edge.wire.proxy import Grid, code_memory, pair
 from edge.wire.rows import code_rows
 
 FOLDER = Path(__file__).with_name("golden")
@@ -104,6 +109,20 @@ SEEDS = Seeds(
     offset=-0.5,
 )
 
+MEMORY = code_memory(
+    Grid(ranges=(2.4, 3.0, 0.2095, 3.5), bins=30),
+    np.array([3, 4, 5, 36, 70000, 809_999], np.uint32),
+    np.array([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0], [0.125, 0.875], [0.0, 1.0], [0.5, 0.5]], np.float32),
+)
+VALUED = code_memory(
+    Grid(ranges=(1.0, 2.0), bins=10),
+    np.array([0, 99], np.uint32),
+    np.array([[0.5, 0.25, 0.25], [0.125, 0.75, 0.125]], np.float32),
+    np.array([-0.5, 1.25], np.float32),
+    bits=8,
+)
+PAIRS = pair(np.array([[0.5, -1.0], [0.0, 2.0]], np.float32), np.array([[0.25, 0.75], [1.0, 0.0]], np.float32))
+
 GOLDEN: dict[str, Message] = {
     **{f"plan-{bits}": _plan(bits) for bits in BITS},
     "plan-first": _first_plan(),
@@ -122,6 +141,12 @@ GOLDEN: dict[str, Message] = {
     "parameter-upload": ParameterUpload(
         run=1700000000, round=4, check=0xFEDC, samples=500, parameters=np.array([1.5, -2.0], np.float32)
     ),
+    "plan-frd": replace(FLD, method=Method.FRD, options=AgentOptions().to_plan(4)),
+    "memory-upload": MemoryUpload(run=1700000000, round=4, check=0xFEDC, memory=MEMORY),
+    "fleet-memory": FleetMemory(run=1700000000, round=5, memory=MEMORY),
+    "fleet-memory-values": FleetMemory(run=1700000000, round=5, memory=VALUED),
+    "pairs-upload": PairsUpload(run=1700000000, round=4, check=0xFEDC, pairs=PAIRS),
+    "fleet-pairs": FleetPairs(run=1700000000, round=5, pairs=PAIRS),
     "done": Done(run=1700000000, round=4),
     "parameters": Parameters(run=1700000000, round=5, parameters=np.array([0.25, 1e-3], np.float32)),
     "birth": Birth(
@@ -184,7 +209,7 @@ def test_golden_frames_are_valid_by_the_schema(name: str) -> None:
 def test_every_golden_file_is_tested_and_every_kind_has_one() -> None:
     assert {path.stem for path in FOLDER.glob("*.hex")} == set(GOLDEN)
     kinds = {codec.encode(message)[2] for message in GOLDEN.values()}
-    assert kinds == {*range(1, 13), 20}
+    assert kinds == {*range(1, 17), 20}
 
 
 if __name__ == "__main__":
