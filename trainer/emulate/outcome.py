@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edge.meter.energy import Slowdown
 from trainer.demo.observe import Observed
 from trainer.emulate.backend import Enforced, Limits
 from trainer.emulate.fleet import Member
@@ -32,8 +33,8 @@ PROVENANCE = {
 @dataclass(slots=True, kw_only=True)
 class Outcome:
     members: Mapping[str, Member]
-    shares: Mapping[str, float]
-    """Of a processor of this host, that a core of each board is worth."""
+    slowdowns: Mapping[str, Slowdown]
+    """Of each board beside this host."""
     shards: Mapping[str, ShardFile]
     seen: Observed
     spent: dict[int, dict[str, Spent]] = field(default_factory=dict)
@@ -62,7 +63,9 @@ class Outcome:
         reports = dict(sorted(self.seen.reports[number].items()))
         heard = {name: round_ for name in self.members if (round_ := self._last_heard(name, number)) is not None}
         both = [layers(self.seen.reports[at][name], self._spent(at, name)) for name, at in heard.items()]
-        used = [joules(self.members[name], self.shares[name], each) for name, each in self._all_spent(number).items()]
+        used = [
+            joules(self.members[name], self.slowdowns[name], each) for name, each in self._all_spent(number).items()
+        ]
         return Point(
             round=number,
             score=Spread(**{name: round(value, 6) for name, value in asdict(self.seen.accuracy(number)).items()}),
@@ -102,7 +105,7 @@ class Outcome:
             score=None if report is None else float(report["accuracy"]),
             up=both[0],
             down=both[1],
-            joules=None if used is None else joules(member, self.shares[name], used),
+            joules=None if used is None else joules(member, self.slowdowns[name], used),
             figures=_figures(used),
         )
 

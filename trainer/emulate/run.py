@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from firmware_profiles.facts import Quality
 from firmware_profiles.schema import Profile
 from trainer.data import Dataset
 from trainer.demo.observe import Observed
@@ -203,7 +204,7 @@ class Emulation:
             wire = network.lay(member.name, member.number, member.air.link, seed=self.fleet.training.seed)
         estimated = speed(member.profile)
         if member.group.cpus is not None:
-            estimated = Speed(share=member.group.cpus, how="as the fleet's file says")
+            estimated = Speed(share=member.group.cpus, how="as the fleet's file says", quality=Quality.ESTIMATE)
         limits = Limits(cpus=estimated.share, memory_mib=member.group.memory_mib or _usable_mib(member.profile))
         return Place(member=member, speed=estimated, limits=limits, wire=wire, shard=shard)
 
@@ -308,7 +309,7 @@ class Stage:
         rounds = emulation.settled.rounds
         self.outcome = Outcome(
             members={name: place.member for name, place in self._places.items()},
-            shares={name: place.speed.share for name, place in self._places.items()},
+            slowdowns={name: place.speed.slowdown for name, place in self._places.items()},
             shards={name: place.shard for name, place in self._places.items()},
             seen=Observed(devices=len(self._places), rounds=rounds),
         )
@@ -350,7 +351,9 @@ class Stage:
 
     def _reading(self, name: str) -> Reading:
         wire = self._places[name].wire
-        return Reading(cpu_s=self._roster.cpu_s(name), counts=None if wire is None else wire.counts())
+        # Emulated ARM code takes many times its own time here: this host's processor seconds say nothing of the board.
+        cpu_s = self._roster.cpu_s(name) if self._places[name].member.group.arch == "native" else None
+        return Reading(cpu_s=cpu_s, counts=None if wire is None else wire.counts())
 
     def _measure(self, number: int) -> None:
         """At the close of a round. A start of which nothing is known (a quorum was enough to begin) counts from now."""
@@ -410,7 +413,7 @@ class Stage:
             capacity = place.member.group.battery_j
             if capacity is None or name not in self._roster.up:
                 continue
-            used = joules(place.member, place.speed.share, spent(self._reading(name), self._start[name], seconds))
+            used = joules(place.member, place.speed.slowdown, spent(self._reading(name), self._start[name], seconds))
             if used.known >= capacity:
                 self._roster.cut_power(name)
                 self._note("battery", f"{name}'s battery is empty: {capacity:g} J (modelled)", name)

@@ -24,13 +24,13 @@ class Step:
     def text(self) -> str:
         kind = self.happening.kind
         words = {
-            ("drop", False): "loses power",
-            ("drop", True): "returns",
-            ("fade", False): "has a link that fades",
-            ("fade", True): "has its link back",
+            ("drop", False): "power lost",
+            ("drop", True): "power back",
+            ("fade", False): "link fades",
+            ("fade", True): "link as before",
             ("broker-restart", False): "the broker restarts",
         }[kind, self.back]
-        return words if not self.happening.devices else f"{', '.join(self.happening.devices)} {words}"
+        return words if not self.happening.devices else f"{words}: {', '.join(self.happening.devices)}"
 
 
 class Scenario:
@@ -60,5 +60,5 @@ def _reached(trigger: Trigger, closed: int, seconds: float) -> bool:
 
 
 def wrong_clocks(happenings: Sequence[Happening]) -> dict[str, float]:
-    """Device -> seconds that its wall clock is ahead."""
+    """How many seconds the wall clock of each device named is ahead."""
     return {name: each.offset_s for each in happenings if each.kind == "clock" for name in each.devices}

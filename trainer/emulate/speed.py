@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.meter.energy import Slowdown
+from firmware_profiles.facts import Quality
 from firmware_profiles.schema import Profile
 
 DMIPS_PER_MHZ = {"ARM1176": 1.25, "Cortex-A53": 2.3, "Cortex-A72": 4.7, "Cortex-A76": 8.0}
@@ -26,6 +28,12 @@ class Speed:
     share: float
     """Of one of this host's processors: what one core of the board is worth."""
     how: str
+    quality: Quality
+
+    @property
+    def slowdown(self) -> Slowdown:
+        """For the energy model: how many seconds of the board a processor second of this host stands for."""
+        return Slowdown(factor=1 / self.share, how=self.how, quality=self.quality)
 
 
 def speed(profile: Profile, *, host_mhz: float | None = None) -> Speed:
@@ -41,6 +49,7 @@ def speed(profile: Profile, *, host_mhz: float | None = None) -> Speed:
             f"estimated: {profile.hardware.core.value} at {profile.hardware.clock_mhz.value} MHz x {each:g} DMIPS/MHz, "
             f"this host {mhz:.0f} MHz x {HOST_DMIPS_PER_MHZ:g}"
         ),
+        quality=Quality.ESTIMATE,
     )
 
 

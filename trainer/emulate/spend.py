@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge.meter.radio.energy import even_packets, radio_energy
+from edge.meter.energy import Slowdown, compute_from_cpu, radio_from_packets
+from edge.meter.radio.energy import even_packets
 from firmware_profiles.load import load_radio
 from trainer.emulate.direction import Counts
 from trainer.emulate.fleet import Member
@@ -58,11 +59,14 @@ def _counts(reading: Reading) -> LinkCounts:
     return reading.counts or LinkCounts(up=Counts(), down=Counts())
 
 
-def joules(member: Member, share: float, used: Spent) -> Joules:
-    """`share` of one of this host's processors is one core of the board's."""
-    power = member.profile.power
-    compute = None if used.cpu_s is None else used.cpu_s / share * (power.one_core_w.value - power.idle_w.value)
-    return Joules(compute=compute, radio=_radio(member, used), idle=power.idle_w.value * used.seconds)
+def joules(member: Member, slowdown: Slowdown, used: Spent) -> Joules:
+    """Above idle, and idle. None where nothing is known: the radio of a bare link, the work of emulated ARM code."""
+    compute = None if used.cpu_s is None else compute_from_cpu(member.profile, host_cpu_s=used.cpu_s, slowdown=slowdown)
+    return Joules(
+        compute=None if compute is None else compute.joules,
+        radio=_radio(member, used),
+        idle=member.profile.power.idle_w.value * used.seconds,
+    )
 
 
 def _radio(member: Member, used: Spent) -> float | None:
@@ -73,7 +77,7 @@ def _radio(member: Member, used: Spent) -> float | None:
     assert used.bytes_up is not None
     assert used.bytes_down is not None
     up, down = even_packets(used.bytes_up, used.packets_up), even_packets(used.bytes_down, used.packets_down)
-    return radio_energy(radio, up=up, down=down, seconds=used.seconds, bursts=used.packets_up).active_j
+    return radio_from_packets(radio, up=up, down=down, window_s=used.seconds, bursts=used.packets_up).joules
 
 
 def layers(report: Mapping[str, Any], used: Spent | None) -> tuple[Layers, Layers]:
