@@ -238,7 +238,9 @@ def _new(fleet: str | None, program: Path | None, number: int | None, typed: dic
     try:
         manifest = parse_manifest((program / "manifest.json").read_text(encoding="utf-8"))
         if method is Method.SHARE and POOL_FILE not in manifest.files:
-            raise click.UsageError(f"{program} has no {POOL_FILE}: compile it with --pool, and give it to the devices")
+            raise click.UsageError(
+                f"{program} has no {POOL_FILE}: add one with `potstill trainer pool`, and give that to the devices"
+            )
         return check_name(fleet, "fleet"), RunSettings(
             run=secrets.randbits(32) if number is None else number,
             program=manifest.digest,

@@ -92,7 +92,7 @@ def load_pool(data: bytes, manifest: Manifest) -> Pool:
     path = Path(POOL_FILE)
     arrays = _read_arrays(path, io.BytesIO(data), ("x",), limit=MAX_POOL_BYTES)
     if "x" not in arrays or len(arrays["x"]) == 0:
-        raise ShardError(f"{path}: no x with inputs in it; compile the program again with --pool")
+        raise ShardError(f"{path}: no x with inputs in it; make the program again with `potstill trainer pool`")
     x = _samples(path, "x", arrays["x"], manifest.input_shape)
     return Pool(x=x, scale=_scale(path, arrays.get("scale")))
 

@@ -153,7 +153,7 @@ def _shared_x(pool: Pool, labelled: Labelled, chosen: IntArray) -> FloatArray:
 
 def _share(task: Task) -> tuple[ShareOptions, Pool]:
     if task.pool is None:
-        raise ValueError("share needs a program with a pool of inputs: compile it with --pool")
+        raise ValueError("share needs a program with a pool of inputs: `potstill trainer pool` adds one")
     options = task.plan.read_options()
     assert isinstance(options, ShareOptions)  # a plan checks its options
     return options, task.pool

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from broker.ledger import Ledger
 from tests.edge.conftest import write_program, write_shard
 
 POTSTILL = [sys.executable, "-m", "potstill"]
@@ -96,9 +97,9 @@ class Aggregator:
 class Fleet:
     """A folder with a small program and shards, and the processes that work there."""
 
-    def __init__(self, folder: Path, url: str, *, name: str = "attic") -> None:
+    def __init__(self, folder: Path, url: str, *, name: str = "attic", pool: int = 200) -> None:
         self.folder, self.url, self.name = folder, url, name
-        self.program = write_program(folder / "program")
+        self.program = write_program(folder / "program", pool=pool)
         self.ledger = folder / "ledger.sqlite"
         self.devices: dict[str, subprocess.Popen[bytes]] = {}
         self._aggregators: list[Aggregator] = []
@@ -145,3 +146,17 @@ class Fleet:
             except subprocess.TimeoutExpired:
                 device.kill()
                 device.wait()
+
+
+def rows(fleet: Fleet, run: int) -> list[tuple[int, str, str, int, int]]:
+    with Ledger.read(fleet.ledger) as ledger:
+        return ledger.uploads(run)
+
+
+def counted(fleet: Fleet, run: int) -> set[tuple[int, str]]:
+    """(round, device) of what counted; the ledger's primary key keeps them unique."""
+    return {(number, device) for number, device, fate, *_ in rows(fleet, run) if fate == "counted"}
+
+
+def last_accuracy(events: list[dict[str, Any]], rounds: int) -> dict[str, float]:
+    return {e["device"]: e["accuracy"] for e in events if e["event"] == "report" and e["round"] == rounds - 1}

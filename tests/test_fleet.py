@@ -12,7 +12,7 @@ from broker.ledger import Ledger
 from broker.servers import Server, free_port
 from broker.servers.embedded import EmbeddedBroker
 from broker.servers.mosquitto import Mosquitto
-from tests.fleet import Fleet, until
+from tests.fleet import Fleet, counted, last_accuracy, until
 
 KINDS = [
     pytest.param(EmbeddedBroker, id="embedded"),
@@ -25,20 +25,6 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
     server: Server
     with request.param() as server, Fleet(tmp_path, server.url) as fleet:
         yield fleet
-
-
-def rows(fleet: Fleet, run: int) -> list[tuple[int, str, str, int, int]]:
-    with Ledger.read(fleet.ledger) as ledger:
-        return ledger.uploads(run)
-
-
-def counted(fleet: Fleet, run: int) -> set[tuple[int, str]]:
-    """(round, device) of what counted; the ledger's primary key keeps them unique."""
-    return {(number, device) for number, device, fate, *_ in rows(fleet, run) if fate == "counted"}
-
-
-def last_accuracy(events: list[dict[str, Any]], rounds: int) -> dict[str, float]:
-    return {e["device"]: e["accuracy"] for e in events if e["event"] == "report" and e["round"] == rounds - 1}
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import click
 
 from edge.wire.manifest import OPTIMISERS
 from trainer.channel_cli import channel
+from trainer.pool import pool
 from trainer.reference.cli import run
 from trainer.split_cli import split
 
@@ -38,6 +39,7 @@ def _labels(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     return tuple(str(label) for label in range(int(value))) if len(names) == 1 and value.isdigit() else names
 
 
+trainer.add_command(pool)
 trainer.add_command(split)
 trainer.add_command(channel)
 trainer.add_command(run)

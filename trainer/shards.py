@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data import Dataset, DeviceData, Samples
+from trainer.data import Dataset, DeviceData, Inputs, Samples
 from trainer.partition import Split, SplitError, partition
 
 DEFAULT_SAMPLES = {"digits": 60, "mnist": 500}
@@ -49,6 +49,23 @@ def _natural(dataset: Dataset, devices: int, *, own_test: bool) -> tuple[DeviceD
         x=np.concatenate([device.test.x for device in chosen]), y=np.concatenate([device.test.y for device in chosen])
     )
     return tuple(DeviceData(train=device.train, test=common) for device in chosen)
+
+
+def left_over(dataset: Dataset, split: Split, *, devices: int, samples: int, seed: int) -> Inputs:
+    """Inputs that no device trains on and nobody is tested on: the pool of the methods that label shared inputs.
+
+    MNIST has 1,000 put aside; of data with devices of its own it is those of the devices that are not in the fleet;
+    else what `deal` deals to nobody. May be empty. Raises SplitError.
+    """
+    if dataset.public is not None:
+        return dataset.public.x
+    if dataset.natural:
+        rest = dataset.natural[devices:]
+        return np.concatenate([device.train.x for device in rest]) if rest else dataset.pool.x[:0]
+    shares = partition(
+        split, dataset.pool.y, devices=devices, samples=samples, label_count=dataset.label_count, seed=seed
+    )
+    return np.asarray(dataset.pool.x[np.setdiff1d(np.arange(len(dataset.pool)), np.concatenate(shares))])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,8 +26,12 @@ MOST_PARTNERS = 16
 class TrainingSet:
     """n samples, each made of at most two seeds when it is asked for."""
 
-    seeds: tuple[Seeds, ...]
-    """Of every device that gave any, in the order of the seats."""
+    codes: NDArray[np.uint8]
+    """(T, size) of every device, in the order of the seats: a number is offset + scale * byte."""
+    scale: NDArray[np.float64]
+    """(T, 1)."""
+    offset: NDArray[np.float64]
+    """(T, 1)."""
     one: IntArray
     """(n,) the seed behind a sample, counted through all devices."""
     other: IntArray
@@ -46,12 +50,7 @@ class TrainingSet:
 
     def _values(self, places: IntArray) -> NDArray[np.float64]:
         """Seeds at `places` (b,) -> (b, size)."""
-        ends = np.cumsum([len(seeds.first) for seeds in self.seeds])
-        owners = np.searchsorted(ends, places, side="right")
-        values = np.zeros((len(places), self.seeds[0].x.shape[1]))
-        for row, (place, owner) in enumerate(zip(places.tolist(), owners.tolist(), strict=True)):
-            seeds = self.seeds[owner]
-            values[row] = seeds.offset + seeds.scale * seeds.x[place - ends[owner]].astype(np.float64)  # from its end
+        values: NDArray[np.float64] = self.offset[places] + self.scale[places] * self.codes[places]
         return values
 
     def targets(self, teacher: NDArray[np.float64], beta: float, *, normalise: bool) -> FloatArray:
@@ -66,7 +65,7 @@ class TrainingSet:
 
 
 def training_set(seeds: Sequence[Seeds], method: Method, lam: float, labels: int) -> TrainingSet:
-    """Of the seeds of each device, in the order of the seats; n may be 0."""
+    """Of the seeds of each device, in the order of the seats; n may be 0. They are as long as each other."""
     eye, none = np.eye(labels), np.zeros(0, np.int64)
     first = np.concatenate([none, *(each.first.astype(np.int64) for each in seeds)])  # (T,)
     second = np.concatenate([none, *(each.second.astype(np.int64) for each in seeds)])  # (T,), raw seeds: none
@@ -77,7 +76,20 @@ def training_set(seeds: Sequence[Seeds], method: Method, lam: float, labels: int
         one = other = np.arange(len(first))
         share = np.ones(len(first))
         rows = eye[first] if method is Method.FLD else lam * eye[first] + (1 - lam) * eye[second]
-    return TrainingSet(seeds=tuple(seeds), one=one, other=other, share=share, labels=rows)
+    return TrainingSet(
+        codes=np.concatenate([each.x for each in seeds]) if seeds else np.zeros((0, 1), np.uint8),
+        scale=_each(seeds, [each.scale for each in seeds]),
+        offset=_each(seeds, [each.offset for each in seeds]),
+        one=one,
+        other=other,
+        share=share,
+        labels=rows,
+    )
+
+
+def _each(seeds: Sequence[Seeds], of_device: list[float]) -> NDArray[np.float64]:
+    """A number a device -> (T, 1) a number a seed."""
+    return np.repeat(np.array(of_device), [len(each.first) for each in seeds])[:, None]
 
 
 def _owners(seeds: Sequence[Seeds]) -> IntArray:

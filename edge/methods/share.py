@@ -54,7 +54,8 @@ def shift_images(x: FloatArray, shifts: IntArray) -> None:
     if x.ndim != IMAGE_AXES + 1:
         return
     H, W = x.shape[2:]
-    for image, (down, right) in zip(x, shifts.tolist(), strict=True):
+    far = np.clip(shifts, [-H, -W], [H, W])  # nothing is left of an image that moves further
+    for image, (down, right) in zip(x, far.tolist(), strict=True):
         if down or right:
             moved = np.zeros_like(image)  # (C, H, W)
             to = slice(max(down, 0), H + min(down, 0)), slice(max(right, 0), W + min(right, 0))

@@ -13,19 +13,55 @@ from hypothesis import strategies as st
 from broker import admit
 from broker.settings import RunSettings
 from edge.wire.codec import FrameError, Reason, encode
-from edge.wire.messages import Birth, Done, Gone, Message, Method, ParameterUpload, Report, Seat, Upload
+from edge.wire.labels import pack_labels
+from edge.wire.messages import (
+    Birth,
+    Done,
+    Gone,
+    LabelUpload,
+    Message,
+    Method,
+    ParameterUpload,
+    Report,
+    Seat,
+    Seeds,
+    SeedUpload,
+    Upload,
+)
+from edge.wire.options import FldOptions, ShareOptions
 from edge.wire.rows import code_counts, code_rows, read_counts
 
 FD = RunSettings(
     run=7, program=b"programm", schema=b"\x01\x02schema", labels=10, parameters=5, devices=3, method=Method.FD, bits=4
 )
 FL, ALONE = replace(FD, method=Method.FL), replace(FD, method=Method.ALONE)
+FLD = replace(FD, method=Method.FLD, size=6, options=FldOptions(seeds=4))
+MIX = replace(FLD, method=Method.MIX2FLD)
+SHARE = replace(FD, method=Method.SHARE, options=ShareOptions(inputs=7))
+SOFT = replace(SHARE, options=ShareOptions(inputs=7, bits=4))
 
 
 def logits(labels: int = 10, bits: int = 4, run: int = 7, check: int = 0x0102) -> Upload:
     counts = read_counts(code_counts(np.full(labels, 30)))
     rows = code_rows(np.full((labels, labels), 1 / labels), bits)
     return Upload(run=run, round=3, check=check, counts=counts, logits=rows)
+
+
+def labelled(inputs: int = 7, means: Upload | None = None) -> LabelUpload:
+    return LabelUpload(means=means or logits(), labels=pack_labels(np.arange(inputs) % 10, 10))
+
+
+def softly(inputs: int = 7) -> LabelUpload:
+    return LabelUpload(means=logits(), labels=code_rows(np.full((inputs, 10), 0.1), 4).data)
+
+
+def with_seeds(
+    count: int = 4, *, size: int = 6, label: int = 9, mixed: bool = False, means: Upload | None = None
+) -> Message:
+    first = np.full(count, label, np.uint32)
+    second = np.full(count if mixed else 0, 0, np.uint32)
+    seeds = Seeds(x=np.zeros((count, size), np.uint8), first=first, second=second, scale=1.0, offset=0.0)
+    return SeedUpload(means=means or logits(), seeds=seeds)
 
 
 def parameters(count: int = 5, run: int = 7, check: int = 0x0102) -> ParameterUpload:
@@ -52,7 +88,21 @@ REPORT = Report(
 DONE = Done(run=7, round=3)
 
 
-@pytest.mark.parametrize(("run", "message"), [(FD, logits()), (FL, parameters()), (ALONE, DONE)])
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (FD, logits()),
+        (FL, parameters()),
+        (ALONE, DONE),
+        (FLD, logits()),
+        (FLD, with_seeds()),
+        (FLD, with_seeds(1)),
+        (MIX, with_seeds(mixed=True)),
+        (SHARE, logits()),
+        (SHARE, labelled()),
+        (SOFT, softly()),
+    ],
+)
 def test_the_methods_upload_is_let_in(run: RunSettings, message: Message) -> None:
     assert admit.upload(encode(message), run) == message
 
@@ -99,6 +149,24 @@ Check = Callable[[bytes, RunSettings], Message]
         (admit.upload, FL, DONE, Reason.UNEXPECTED),
         (admit.upload, ALONE, replace(DONE, run=8), Reason.RUN),
         (admit.upload, ALONE, logits(), Reason.UNEXPECTED),
+        (admit.upload, FD, labelled(), Reason.UNEXPECTED),
+        (admit.upload, FD, with_seeds(1, size=1), Reason.UNEXPECTED),
+        (admit.upload, SHARE, with_seeds(1, size=1), Reason.UNEXPECTED),
+        (admit.upload, FLD, labelled(), Reason.UNEXPECTED),
+        (admit.upload, SHARE, labelled(6), Reason.RANGE),
+        (admit.upload, SHARE, labelled(8), Reason.RANGE),
+        (admit.upload, SOFT, softly(6), Reason.RANGE),
+        (admit.upload, SHARE, labelled(means=logits(run=8)), Reason.RUN),
+        (admit.upload, SHARE, labelled(means=logits(bits=3)), Reason.BITS),
+        (admit.upload, SHARE, labelled(2000), Reason.TOO_LONG),
+        (admit.upload, FLD, with_seeds(5, size=5), Reason.SHAPE),
+        (admit.upload, FLD, with_seeds(4, size=5), Reason.SHAPE),
+        (admit.upload, FLD, with_seeds(mixed=True), Reason.SHAPE),
+        (admit.upload, MIX, with_seeds(), Reason.SHAPE),
+        (admit.upload, FLD, with_seeds(label=10), Reason.RANGE),
+        (admit.upload, FLD, with_seeds(means=logits(check=1)), Reason.SCHEMA),
+        (admit.upload, FLD, with_seeds(100), Reason.TOO_LONG),
+        (admit.upload, FLD, parameters(), Reason.UNEXPECTED),
         (admit.birth, FD, born(labels=9), Reason.SHAPE),
         (admit.birth, FD, DONE, Reason.UNEXPECTED),
         (admit.report, FD, replace(REPORT, run=8), Reason.RUN),
@@ -114,7 +182,7 @@ def test_the_rest_is_refused_with_its_reason(check: Check, run: RunSettings, mes
 
 @given(
     st.binary(max_size=150),
-    st.sampled_from([FD, FL, ALONE]),
+    st.sampled_from([FD, FL, ALONE, FLD, MIX, SHARE, SOFT]),
     st.sampled_from([admit.upload, admit.birth, admit.report]),
 )
 def test_any_bytes_are_answered(frame: bytes, run: RunSettings, check: Check) -> None:

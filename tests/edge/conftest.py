@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge.runtime.graph import Graph, Node, Shape
 from edge.runtime.program import Program, load_program
@@ -73,8 +74,8 @@ def _predict_graph() -> Graph:
     return Graph(inputs=("w", "b", "x"), outputs=("p",), shapes=shapes, constants={}, nodes=nodes)
 
 
-def write_program(folder: Path, *, name: str = "linear") -> Path:
-    """Manifest and files of the program, into a new folder."""
+def write_program(folder: Path, *, name: str = "linear", pool: int = 0) -> Path:
+    """Manifest and files of the program, with a pool of so many inputs where there are any, into a new folder."""
     folder.mkdir(parents=True)
     initial = io.BytesIO()
     np.lib.format.write_array(initial, np.zeros(F * L + L, "<f4"), version=(1, 0))
@@ -83,6 +84,10 @@ def write_program(folder: Path, *, name: str = "linear") -> Path:
         "train.graph.json": _train_graph().to_json().encode(),
         "predict.graph.json": _predict_graph().to_json().encode(),
     }
+    if pool:
+        shared = io.BytesIO()
+        np.savez(shared, x=_images(np.random.default_rng(99), pool)[0], scale=np.float32(1 / 255))
+        files["pool.npz"] = shared.getvalue()
     for file, data in files.items():
         (folder / file).write_bytes(data)
     manifest = Manifest(
@@ -103,12 +108,17 @@ def write_program(folder: Path, *, name: str = "linear") -> Path:
 
 def write_shard(file: Path, *, seed: int = 0, n: int = 300, m: int = 100) -> Path:
     """Images whose label is the brightest of ten pixels: softmax regression learns it in a few steps."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, L, n + m).astype(np.uint8)
-    x = rng.integers(0, 100, (n + m, 8, 8)).astype(np.uint8)
-    x.reshape(n + m, F)[np.arange(n + m), y] = 255
+    x, y = _images(np.random.default_rng(seed), n + m)
     np.savez(file, train_x=x[:n], train_y=y[:n], test_x=x[n:], test_y=y[n:], scale=np.float32(1 / 255))
     return file
+
+
+def _images(rng: np.random.Generator, n: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(n, 8, 8), (n,)."""
+    y = rng.integers(0, L, n).astype(np.uint8)
+    x = rng.integers(0, 100, (n, 8, 8)).astype(np.uint8)
+    x.reshape(n, F)[np.arange(n), y] = 255
+    return x, y
 
 
 @pytest.fixture

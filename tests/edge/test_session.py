@@ -30,7 +30,21 @@ from edge.session import (
     start,
     step,
 )
-from edge.wire.messages import Command, Done, Method, Order, Parameters, ParameterUpload, Plan, Seat, Upload
+from edge.wire.messages import (
+    Command,
+    Done,
+    LabelUpload,
+    Method,
+    Order,
+    Parameters,
+    ParameterUpload,
+    Plan,
+    Seat,
+    Seeds,
+    SeedUpload,
+    Upload,
+)
+from edge.wire.options import FldOptions, ShareOptions
 from edge.wire.rows import code_rows
 
 PROGRAM, SCHEMA, OTHER = b"program!", b"schema!!", b"another!"
@@ -47,7 +61,13 @@ def upload(number: int, rows: list[list[float]] | None = None, counts: tuple[int
 
 
 def plan(
-    number: int, *, method: Method = Method.FD, cohort: tuple[int, ...] = (), run: int = RUN, qos: int = 1
+    number: int,
+    *,
+    method: Method = Method.FD,
+    cohort: tuple[int, ...] = (),
+    run: int = RUN,
+    qos: int = 1,
+    options: tuple[float, ...] = (),
 ) -> Plan:
     """Of FD: from round 1 on three devices hold label 0 and one holds label 1."""
     fd = method is Method.FD
@@ -71,6 +91,7 @@ def plan(
         cohort=frozenset(cohort),
         contributors=contributors,
         logits=code_rows(np.array([[0.5, 0.5], [0.25, 0.75]]), 32) if fd and number > 0 else None,
+        options=options,
     )
 
 
@@ -459,3 +480,99 @@ def test_a_message_of_another_kind_is_no_pending_upload() -> None:
 
     with pytest.raises(ValueError, match="Seat where the pending upload belongs"):
         start({**snapshot(sent()), "pending": encode(SEAT)}, program=PROGRAM, schema=SCHEMA)
+
+
+# ---------------------------------------------------------------- FLD: seeds until they have counted
+
+
+def fld(number: int, cohort: tuple[int, ...] = ()) -> list[Event]:
+    """What opens the round."""
+    said = plan(number, method=Method.FLD, cohort=cohort, options=FldOptions().to_plan(number))
+    return heard(parameters(number), said) if number else heard(said)
+
+
+def asked_for_seeds(actions: list[Action]) -> bool:
+    (train,) = [action for action in actions if isinstance(action, Train)]
+    return train.seeds
+
+
+def given(number: int) -> Trained:
+    seeds = Seeds(
+        x=np.zeros((1, 2), np.uint8),
+        first=np.zeros(1, np.uint32),
+        second=np.zeros(0, np.uint32),
+        scale=1.0,
+        offset=0.0,
+    )
+    return Trained(RUN, number, SeedUpload(means=upload(number), seeds=seeds))
+
+
+def test_seeds_are_given_until_an_upload_has_counted() -> None:
+    session, actions = play(seated(), *fld(0))
+    assert asked_for_seeds(actions)
+    session, actions = play(session, given(0), *fld(1))  # late or lost
+    assert asked_for_seeds(actions)
+    session, actions = play(session, given(1), *fld(2, cohort=(4,)))
+    assert not asked_for_seeds(actions)
+
+
+def test_a_device_whose_cohort_was_not_heard_gives_its_seeds_again() -> None:
+    _, actions = play(play(seated(), *fld(0))[0], given(0), *fld(2, cohort=(4,)))
+    assert asked_for_seeds(actions)
+
+
+def test_a_restarted_device_knows_whether_its_seeds_have_counted() -> None:
+    session = play(play(seated(), *fld(0))[0], given(0), *fld(1, cohort=(4,)))[0]
+    session, _ = play(restarted(play(session, trained(1))[0]), LINK_UP, *fld(2))
+    assert session.seeded
+    pending = restarted(play(play(seated(), *fld(0))[0], given(0))[0])
+    assert pending.pending == given(0).upload
+    assert not asked_for_seeds(play(pending, LINK_UP, Heard(SEAT), *fld(1, cohort=(4,)))[1])
+
+
+def test_another_run_asks_for_seeds_again() -> None:
+    session = play(play(seated(), *fld(0))[0], given(0), *fld(1, cohort=(4,)))[0]
+    next_run = plan(0, method=Method.FLD, run=8, options=FldOptions().to_plan(0))
+    _, actions = play(session, trained(1), *heard(Seat(run=8, seat=0), next_run))
+    assert asked_for_seeds(actions)
+
+
+# ---------------------------------------------------------------- share: labels of the last rounds
+
+
+def share(number: int, labels: bytes, cohort: tuple[int, ...] = (4,)) -> Plan:
+    """Of a run whose devices train on the inputs of two rounds."""
+    options = ShareOptions(inputs=8, buffer=2, warm_up=0).to_plan(number)
+    base = replace(plan(number), rounds=9, cohort=frozenset(cohort))
+    return replace(base, method=Method.SHARE, options=options, labels=labels)
+
+
+def labelled(number: int) -> Trained:
+    return Trained(RUN, number, LabelUpload(means=upload(number), labels=b"\1"))
+
+
+def test_a_device_trains_on_the_labels_of_the_newest_rounds() -> None:
+    session, actions = play(seated(), Heard(share(0, b"")))
+    assert [action.shared for action in actions if isinstance(action, Train)] == [()]
+    for number in (1, 2, 3):
+        session, actions = play(session, labelled(number - 1), Heard(share(number, bytes([number]))))
+    (train,) = [action for action in actions if isinstance(action, Train)]
+    assert train.shared == ((1, b"\2"), (2, b"\3"))
+    assert train.teacher is not None
+    np.testing.assert_allclose(train.teacher[0], [0.375, 0.625])  # its own rows, of a LabelUpload, taken out
+
+
+def test_a_restarted_device_still_has_the_labels() -> None:
+    session = seated()
+    for number in (0, 1, 2):
+        session = play(session, Heard(share(number, bytes([number]) if number else b"")), labelled(number))[0]
+    session, actions = play(restarted(session), LINK_UP, Heard(share(3, b"\3")))
+    assert [action.shared for action in actions if isinstance(action, Train)] == [((1, b"\2"), (2, b"\3"))]
+    again = play(restarted(session), LINK_UP, Heard(share(3, b"\3")))[1]  # it died while training
+    assert [action.shared for action in again if isinstance(action, Train)] == [((1, b"\2"), (2, b"\3"))]
+
+
+def test_a_new_run_begins_without_labels() -> None:
+    session = play(seated(), Heard(share(0, b"")), labelled(0), Heard(share(1, b"\1")), labelled(1))[0]
+    session = play(session, *heard(Seat(run=8, seat=0), plan(0, run=8)))[0]
+    assert session.shared == ()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge.runtime.program import Program
-from edge.shard import ShardError, load_shard
+from edge.shard import ShardError, load_pool, load_shard
 
 GOOD: dict[str, Any] = {
     "train_x": np.arange(3 * 64, dtype=np.uint8).reshape(3, 8, 8),
@@ -145,3 +146,36 @@ def test_reads_a_person_of_har(shared_data: Path, linear_program: Program) -> No
     shard = load_shard(shared_data / "har" / "subject00.npz", manifest)
     assert shard.train_x.dtype == np.float16
     assert shard.samples == int(shard.counts(6).sum()) > 200
+
+
+# ---------------------------------------------------------------- the pool of a program
+
+
+def pool_file(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def test_a_pool_is_read_as_it_was_stored(linear_program: Program) -> None:
+    x = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8)
+    pool = load_pool(pool_file(x=x, scale=np.float32(0.5)), linear_program.manifest)
+    assert (pool.x.dtype, pool.x.shape) == (np.dtype(np.uint8), (2, 1, 8, 8))
+    assert pool.batch(np.array([1]))[0, 0].tolist() == (0.5 * x[1]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"nothing", "not a readable"),
+        (pool_file(y=np.zeros(3)), "trainer pool"),
+        (pool_file(x=np.zeros((0, 8, 8), np.uint8)), "trainer pool"),
+        (pool_file(x=np.zeros((3, 9, 9), np.uint8)), "the program wants"),
+        (pool_file(x=np.zeros((3, 8, 8), np.uint8), scale=np.float32(-1)), "one positive number"),
+        (pool_file(x=np.array([{}], object)), "without objects"),
+        (pool_file(x=np.zeros((1, 70 * 2**20), np.uint8)), "at most"),
+    ],
+)
+def test_what_is_no_pool_is_refused(data: bytes, why: str, linear_program: Program) -> None:
+    with pytest.raises(ShardError, match=why):
+        load_pool(data, linear_program.manifest)

@@ -19,11 +19,11 @@ from edge.runtime.protocol import Runtime
 from edge.wire.manifest import Manifest
 from edge.wire.streams import FLEET
 from trainer.data import Dataset, DeviceData, Inputs, Samples, load_dataset
-from trainer.partition import parse_split, partition, resolve
+from trainer.partition import parse_split, resolve
 from trainer.reference.methods import method
 from trainer.reference.settings import POOLED, RunError, Settings
 from trainer.reference.site import Arrays, FloatArray, Message, Site
-from trainer.shards import deal, device_names
+from trainer.shards import deal, device_names, left_over
 
 INITIAL = 11
 """Last word of the seed of redrawn parameters: no `Purpose`, for no device draws them."""
@@ -161,33 +161,12 @@ def world(data: str, split: str, devices: int, samples: int, seed: int, pooled: 
     parsed = resolve(parse_split(split), samples, dataset.label_count)
     natural = parsed.kind == "natural"
     shards = deal(dataset, parsed, devices=devices, samples=samples, seed=seed, own_test=natural)
-    pool = _pool(dataset, split, devices, samples, seed) if pooled else dataset.pool.x[:0]
+    pool = dataset.pool.x[:0]
+    if pooled:
+        pool = left_over(dataset, parsed, devices=devices, samples=samples, seed=seed)
     if pooled and not len(pool):
         raise RunError("the method labels inputs that no device holds: leave some over, with fewer --devices")
     return World(dataset=dataset, shards=shards, pool=pool)
-
-
-def _pool(dataset: Dataset, split: str, devices: int, samples: int, seed: int) -> Inputs:
-    """Unlabelled inputs that no device trains on and nobody is tested on.
-
-    MNIST has 1,000 put aside; of data with devices of its own it is those that are not in the fleet; else what was
-    dealt to nobody.
-    """
-    if dataset.public is not None:
-        return dataset.public.x
-    if dataset.natural:
-        rest = dataset.natural[devices:]
-        return np.concatenate([device.train.x for device in rest]) if rest else dataset.pool.x[:0]
-    shares = partition(
-        resolve(parse_split(split), samples, dataset.label_count),
-        dataset.pool.y,
-        devices=devices,
-        samples=samples,
-        label_count=dataset.label_count,
-        seed=seed,
-    )
-    left = np.setdiff1d(np.arange(len(dataset.pool)), np.concatenate(shares))
-    return dataset.pool.x[left]
 
 
 @lru_cache(maxsize=2)
