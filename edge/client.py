@@ -372,7 +372,7 @@ class Link:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
 
     def _on_socket_close(self, _client: paho.Client, _userdata: Any, connection: Any) -> None:
-        self._traffic.disconnected(read_stream(connection))
+        self._traffic.disconnected(read_stream(connection, closing=True))
 
     def _on_connect(
         self, client: paho.Client, _userdata: Any, flags: Any, reason: ReasonCode, _properties: Properties | None
@@ -392,6 +392,7 @@ class Link:
                 LOG.error("the broker refuses a subscription: %s; check its access rules for this device", reason)
         if mid == self._subscribing:
             self._subscribing, self._up, self._attempt = None, True, 0
+            self._traffic.subscribed(self.stream())
             self._happened.append(machine.LinkUp())
 
     def _on_disconnect(

@@ -61,12 +61,11 @@ def layers(account: Account, direction: Direction, *, link_header_bytes: int = E
         return Layers(payload=payload, mqtt=packets - payload, tls=None, tcpip=None, link=None)
     carried = stream.sent - stream.retransmitted if direction == "up" else stream.received
     headers, segments, _ = _segments(stream, direction)
-    again = stream.retransmitted if direction == "up" else 0
     return Layers(
         payload=payload,
         mqtt=packets - payload,
         tls=carried - packets,
-        tcpip=headers + again,
+        tcpip=headers + _again(stream, direction),
         link=segments * link_header_bytes,
     )
 
@@ -89,7 +88,7 @@ def by_class(
         }
     packets = {name: int(row[0]) for name, row in rows.items()}
     tls = _tls(whole.tls, packets)
-    segments, again = _segments_by_class(account, direction, packets)
+    segments, again = _segments_by_class(account, direction, packets), _again(account.stream, direction)
     _, total_segments, _ = _segments(account.stream, direction)
     tcpip = _share(whole.tcpip - again - _syn_extra(account), segments, total_segments)
     tcpip["retransmissions"] += again
@@ -173,8 +172,12 @@ def _tls(whole: int, packets: dict[str, int]) -> dict[str, int]:
     return shared
 
 
-def _segments_by_class(account: Account, direction: Direction, packets: dict[str, int]) -> tuple[dict[str, int], int]:
-    """-> segments for each class, and the bytes sent again, which are retransmissions."""
+def _again(stream: Stream, direction: Direction) -> int:
+    """Bytes that TCP carried a second time: counted up, estimated down."""
+    return stream.retransmitted if direction == "up" else stream.received_again
+
+
+def _segments_by_class(account: Account, direction: Direction, packets: dict[str, int]) -> dict[str, int]:
     assert account.stream is not None
     stream = account.stream
     _, total, with_data = _segments(stream, direction)
@@ -184,7 +187,7 @@ def _segments_by_class(account: Account, direction: Direction, packets: dict[str
     segments["connects"] += connects
     segments["retransmissions"] += repeated
     segments["acknowledgements"] += total - sum(segments.values())
-    return segments, stream.retransmitted if direction == "up" else 0
+    return segments
 
 
 def _syn_extra(account: Account) -> int:

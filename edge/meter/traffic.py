@@ -6,7 +6,7 @@ Letters: K kinds of packet (`edge.wire.messages.METER_KINDS`).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,10 @@ class Traffic:
         self.connects = 0
         self.failed = 0
         self.review_cpu_s = 0.0
+        self._unexplained = 0
+        """Segments with data that the open connection heard before its first PUBLISH, beyond one a packet: of TLS."""
+        self._heard_before = empty_tally()
+        """(K, 3) when the open connection began."""
         self._closed: Stream | None = Stream()
         """Of the connections that have ended."""
         self._run_began = Account()
@@ -156,23 +160,49 @@ class Traffic:
 
     def disconnected(self, last: Stream | None) -> None:
         """A connection has ended with these counters; None: the kernel does not say."""
-        self._closed = None if self._closed is None or last is None else self._closed + last
+        self._unexplained += 1  # TLS says farewell in a segment of its own
+        self._closed = self._and_closed(last)
         self.sent.reset()
         self.heard.reset()
+        self._heard_before, self._unexplained = self.heard.tally.copy(), 0
 
     def account(self, open_connection: Stream | None, *, cpu_s: float, now_s: float) -> Account:
         """Everything since the process began; `open_connection`: zeros if there is none."""
-        unknown = self._closed is None or open_connection is None
         return Account(
             up=self.sent.tally.copy(),
             down=self.heard.tally.copy(),
-            stream=None if unknown else self._closed + open_connection,  # type: ignore[operator]
+            stream=self._and_closed(open_connection),
             connects=self.connects,
             failed=self.failed,
             cpu_s=cpu_s,
             review_cpu_s=self.review_cpu_s,
             elapsed_s=now_s,
         )
+
+    def subscribed(self, open_connection: Stream | None) -> None:
+        """The open connection has come so far that from now on every segment with data should be one packet."""
+        if open_connection is not None:
+            packets = int((self.heard.tally - self._heard_before)[:, 0].sum())
+            self._unexplained = open_connection.data_segments_in - packets
+
+    def _and_closed(self, connection: Stream | None) -> Stream | None:
+        if self._closed is None or connection is None:
+            return None
+        return self._closed + replace(connection, received_again=self._received_again(connection))
+
+    def _received_again(self, connection: Stream) -> int:
+        """Bytes that came twice: an estimate, for the kernel counts such segments and not what is in them.
+
+        A broker writes small packets a segment each, so that segments beyond them came again; what came again is taken
+        for a packet of mean size. No estimate (0) once parameters were heard, which take any number of segments; too
+        low where the broker puts several packets in a segment.
+        """
+        heard = self.heard.tally - self._heard_before
+        packets, _, size = (int(count) for count in heard.sum(axis=0))
+        again = connection.data_segments_in - self._unexplained - packets
+        if again <= 0 or packets == 0 or heard[KIND["parameters"], 0]:
+            return 0
+        return again * (size // packets)
 
     def of_run(self, now: Account) -> Account:
         """Since the run began, over restarts of the process."""

@@ -513,6 +513,7 @@ CONNECT, CONNACK, SUBSCRIBE and all others; and every PUBLISH that MQTT sent aga
 STREAM_COUNTS = (
     "sent",
     "received",
+    "received_again",
     "retransmitted",
     "retransmitted_segments",
     "segments_out",
@@ -523,8 +524,8 @@ STREAM_COUNTS = (
     "headers_in",
 )
 """What `Meter.stream` counts, in its order: bytes on the TCP stream (sent: retransmissions included, and what waits to
-be sent; received: each byte once), bytes among them sent again and in how many segments; all segments, and those of
-them that carry data; bytes of all segments' IP and TCP headers."""
+be sent; received: each byte once), bytes received again (an estimate); bytes sent again and in how many segments; all
+segments, and those of them that carry data; bytes of all segments' IP and TCP headers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -548,7 +549,7 @@ class Meter(_Value):
     """(K,) bytes of the packets, payloads included."""
     mqtt_down: WideArray
     stream: WideArray | None
-    """(10,) see STREAM_COUNTS; None where the kernel does not say (TCP_INFO is missing under qemu-user)."""
+    """(11,) see STREAM_COUNTS; None where the kernel does not say (TCP_INFO is missing under qemu-user)."""
     connects: int
     """Connections made since the run began: 0 when the one that was there has lasted."""
     cpu_s: float

@@ -246,7 +246,7 @@ def test_the_run_waits_for_the_last_reports(stage: Stage) -> None:
         payload_down=counts,
         mqtt_up=counts,
         mqtt_down=counts,
-        stream=10 * counts,
+        stream=np.arange(0, 110, 10, dtype=np.uint64),
         connects=1,
         cpu_s=0.5,
         review_cpu_s=0.25,
@@ -258,7 +258,7 @@ def test_the_run_waits_for_the_last_reports(stage: Stage) -> None:
     (metered,) = aggregator.named("meter")
     assert (metered["device"], metered["round"], metered["connects"]) == ("d0", 0, 1)
     assert (metered["mqtt_up"]["upload"], metered["payload_down"]["repeated"]) == (2, 9)
-    assert (metered["stream"]["sent"], metered["stream"]["headers_in"]) == (0, 90)
+    assert (metered["stream"]["sent"], metered["stream"]["headers_in"]) == (0, 100)
     assert (metered["cpu_s"], metered["review_cpu_s"], metered["elapsed_s"]) == (0.5, 0.25, 2.0)
     (event,) = aggregator.named("report")
     assert event == {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,50 +14,26 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from broker.servers import free_port
+from broker.servers.mosquitto import find_mosquitto
 from edge.wire import topics
 from edge.wire.codec import decode
 from edge.wire.messages import Birth, Gone, Message
+from tests.certificates import client_options, listener, make_certificates
 
 pytestmark = pytest.mark.mosquitto
 WAIT_S = 20.0
 
-CONFIGURATION = """\
-listener {port} 127.0.0.1
-cafile {folder}/ca.pem
-certfile {folder}/broker.pem
-keyfile {folder}/broker.key
-require_certificate true
-use_identity_as_username true
-user root
-"""
-
-
-def _openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=WAIT_S)
-
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CA, and a certificate each for the broker and a device."""
-    if shutil.which("openssl") is None:
-        assert not os.environ.get("CI"), "in CI nothing is left out, but: no openssl command"
-        pytest.skip("no openssl command (Debian: apt-get install openssl)")
-    folder = tmp_path_factory.mktemp("tls")
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    _openssl(folder, "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test CA")
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    sign = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
-    for name in ("broker", "d0"):
-        _openssl(folder, "req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        _openssl(folder, "x509", "-req", "-in", f"{name}.csr", *sign, "-out", f"{name}.pem")
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
 def port(certificates: Path) -> Iterator[int]:
     port = free_port("127.0.0.1")
-    (certificates / "mosquitto.conf").write_text(CONFIGURATION.format(port=port, folder=certificates))
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+    (certificates / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\n{listener(certificates)}\nuser root\n")
+    program = find_mosquitto()
     assert program is not None
     command = [program, "-v", "-c", str(certificates / "mosquitto.conf")]
     broker = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -96,8 +70,7 @@ def test_a_device_with_a_certificate_is_heard(
     hub.connect("localhost", port)
     hub.subscribe(topics.every_birth("tls"), 1)
     hub.loop_start()
-    tls = ["--cafile", str(certificates / "ca.pem")]
-    tls += ["--cert", str(certificates / "d0.pem"), "--key", str(certificates / "d0.key")]
+    tls = client_options(certificates, "d0")
     device = subprocess.Popen(_device(port, linear_folder, shard_file, tmp_path, *tls))
     try:
         assert isinstance(heard.get(timeout=WAIT_S), Birth)

@@ -199,7 +199,7 @@ def test_the_message_says_what_the_account_says() -> None:
     assert message.payload_up.sum() == 20
     assert message.mqtt_up.sum() == 35
     assert message.stream is not None
-    assert message.stream.tolist() == [35, 0, 0, 0, 2, 0, 0, 0, 0, 0]
+    assert message.stream.tolist() == [35, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0]
     assert (message.run, message.round, message.connects, message.cpu_s, message.elapsed_s) == (7, 1, 2, 0.5, 3.0)
 
 

@@ -182,7 +182,7 @@ GOLDEN: dict[str, Message] = {
             payload_down=np.array([700, 0, 0, 0, 8, 0, 0, 0, 0, 112], np.uint64),
             mqtt_up=np.array([0, 0, 455, 99, 0, 1020, 36, 0, 150, 0], np.uint64),
             mqtt_down=np.array([790, 5_000_000_000, 0, 0, 23, 0, 52, 2, 16, 126], np.uint64),
-            stream=None if name == "meter-no-stream" else np.arange(60000, 70000, 1000, dtype=np.uint64),
+            stream=None if name == "meter-no-stream" else np.arange(60000, 71000, 1000, dtype=np.uint64),
             connects=2,
             cpu_s=3.5,
             review_cpu_s=0.25,
