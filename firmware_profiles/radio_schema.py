@@ -82,9 +82,13 @@ class Lora:
     max_payload_bytes: Fact[tuple[int, ...]] = needed(int, 1, 242, many=True)
     """Of the application, LoRaWAN's own header taken off."""
     default_data_rate: Fact[int] = needed(int, 0, 15)
-    downlink_spreading_factor: Fact[int] = needed(int, 5, 12)
-    downlink_bandwidth_khz: Fact[int] = needed(int, 125, 500)
-    downlink_max_payload_bytes: Fact[int] = needed(int, 1, 242)
+    downlink_spreading_factor: Fact[tuple[int, ...]] = needed(int, 5, 12, many=True)
+    """Of the answer in the first window, by the data rate of the uplink, as are the next two."""
+    downlink_bandwidth_khz: Fact[tuple[int, ...]] = needed(int, 125, 500, many=True)
+    downlink_max_payload_bytes: Fact[tuple[int, ...]] = needed(int, 1, 242, many=True)
+    second_window_spreading_factor: Fact[int] = needed(int, 5, 12)
+    """A network may answer here as well; the device listens in any case."""
+    second_window_bandwidth_khz: Fact[int] = needed(int, 125, 500)
     duty_cycle_fraction: Fact[float] | None = optional(float, 0.0001, 1)
     """Share of the time that one device may send in its sub-band."""
     dwell_ms: Fact[float] | None = optional(float, 1, 10_000)
@@ -194,9 +198,13 @@ def _inconsistencies(radio: Radio) -> list[Problem]:
     except ValueError as problem:
         found.append(Problem(path=("up",), message=str(problem)))
     if isinstance(radio.phy, Lora):
-        rates = {len(each.value) for each in (radio.phy.spreading_factor, radio.phy.bandwidth_khz)}
-        if rates != {len(radio.phy.max_payload_bytes.value)}:
-            found.append(Problem(path=("lora", "max_payload_bytes"), message="has an entry for each data rate"))
-        elif radio.phy.default_data_rate.value not in range(*rates):
+        phy, rates = radio.phy, len(radio.phy.spreading_factor.value)
+        answers = ("downlink_spreading_factor", "downlink_bandwidth_khz", "downlink_max_payload_bytes")
+        found += [
+            Problem(path=("lora", key), message="has an entry for each data rate")
+            for key in ("bandwidth_khz", "max_payload_bytes", *answers)
+            if len(getattr(phy, key).value) != rates
+        ]
+        if phy.default_data_rate.value not in range(rates):
             found.append(Problem(path=("lora", "default_data_rate"), message="is one of the data rates listed"))
     return found

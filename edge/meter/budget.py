@@ -166,7 +166,7 @@ def _alone(setting: Setting, exchange: Exchange) -> tuple[Counter[int], Counter[
     up, down = Counter(exchange.up), Counter(exchange.down)
     if isinstance(setting.phy, Lora):
         frames_up = sum(send(setting.phy, size, data_rate=setting.data_rate).frames for size in exchange.up)
-        frames_down = sum(receive(setting.phy, size).frames for size in exchange.down)
+        frames_down = sum(receive(setting.phy, size, data_rate=setting.data_rate).frames for size in exchange.down)
         up[0] += max(0, frames_down - frames_up)
     return +up, down
 
@@ -284,4 +284,4 @@ def pace(rounds_a_day: float) -> str:
         whole = math.floor(rounds_a_day)
         return f"{whole:,} round{'s' if whole > 1 else ''} a day"
     days = 1 / rounds_a_day
-    return f"a round in {24 * days:.0f} hours" if days < 2 else f"a round in {days:.2g} days"
+    return f"a round in {24 * days:.0f} hours" if days < 2 else f"a round in {days:.1f} days".replace(".0 ", " ")

@@ -39,7 +39,7 @@ def send(phy: Phy, packet_bytes: int, *, data_rate: int | None = None) -> Air:
 
 
 def receive(phy: Phy, packet_bytes: int, *, data_rate: int | None = None) -> Air:
-    """A packet to the device. LoRa: in the second window, whose rate does not depend on `data_rate`."""
+    """A packet to the device. LoRa: in the first window, after an uplink at `data_rate`."""
     return _air(phy, packet_bytes, up=False, data_rate=data_rate)
 
 
@@ -50,7 +50,7 @@ def _air(phy: Phy, packet_bytes: int, *, up: bool, data_rate: int | None) -> Air
         case Wifi():
             return _wifi(phy, packet_bytes, up=up)
         case Lora():
-            return _lora_up(phy, packet_bytes, data_rate) if up else _lora_down(phy, packet_bytes)
+            return (_lora_up if up else _lora_down)(phy, packet_bytes, data_rate)
         case Ble():
             return _ble(phy, packet_bytes, up=up)
         case Ieee802154():
@@ -87,25 +87,37 @@ def _wifi(phy: Wifi, packet_bytes: int, *, up: bool) -> Air:
 
 def lora_rate(phy: Lora, data_rate: int | None) -> tuple[int, float, int]:
     """-> spreading factor, bandwidth in Hz, bytes of payload. Raises ValueError on a rate that the region has not."""
-    rate = phy.default_data_rate.value if data_rate is None else data_rate
-    rates = len(phy.spreading_factor.value)
+    rate = _lora_index(phy, data_rate)
+    return phy.spreading_factor.value[rate], 1000.0 * phy.bandwidth_khz.value[rate], phy.max_payload_bytes.value[rate]
+
+
+def lora_downlink(phy: Lora, data_rate: int | None) -> tuple[int, float, int]:
+    """The same of the answer in the first window after an uplink at `data_rate`."""
+    rate = _lora_index(phy, data_rate)
+    bandwidth_hz = 1000.0 * phy.downlink_bandwidth_khz.value[rate]
+    return phy.downlink_spreading_factor.value[rate], bandwidth_hz, phy.downlink_max_payload_bytes.value[rate]
+
+
+def _lora_index(phy: Lora, data_rate: int | None) -> int:
+    rate, rates = phy.default_data_rate.value if data_rate is None else data_rate, len(phy.spreading_factor.value)
     if not 0 <= rate < rates:
         raise ValueError(f"{phy.region.value} has DR0 to DR{rates - 1}, not DR{rate}")
-    return phy.spreading_factor.value[rate], 1000.0 * phy.bandwidth_khz.value[rate], phy.max_payload_bytes.value[rate]
+    return rate
 
 
 def _lora_up(phy: Lora, message_bytes: int, data_rate: int | None) -> Air:
     factor, bandwidth, room = lora_rate(phy, data_rate)
     sizes = lora.fragments(message_bytes, room)
     sending = (lora.time_on_air_s(size, spreading_factor=factor, bandwidth_hz=bandwidth) for size in sizes)
-    second = lora.symbol_s(phy.downlink_spreading_factor.value, 1000 * phy.downlink_bandwidth_khz.value)
-    window = lora.WINDOW_SYMBOLS * (lora.symbol_s(factor, bandwidth) + second)
+    second = lora.symbol_s(phy.second_window_spreading_factor.value, 1000 * phy.second_window_bandwidth_khz.value)
+    first_factor, first_bandwidth, _ = lora_downlink(phy, data_rate)
+    window = lora.WINDOW_SYMBOLS * (lora.symbol_s(first_factor, first_bandwidth) + second)
     return _of(up=True, data_s=sum(sending), listen_s=window * len(sizes), frames=len(sizes), frame_bytes=sum(sizes))
 
 
-def _lora_down(phy: Lora, message_bytes: int) -> Air:
-    sizes = lora.fragments(message_bytes, phy.downlink_max_payload_bytes.value)
-    factor, bandwidth = phy.downlink_spreading_factor.value, 1000.0 * phy.downlink_bandwidth_khz.value
+def _lora_down(phy: Lora, message_bytes: int, data_rate: int | None) -> Air:
+    factor, bandwidth, room = lora_downlink(phy, data_rate)
+    sizes = lora.fragments(message_bytes, room)
     hearing = (lora.time_on_air_s(size, spreading_factor=factor, bandwidth_hz=bandwidth, crc=False) for size in sizes)
     return _of(up=False, data_s=sum(hearing), frames=len(sizes), frame_bytes=sum(sizes))
 

@@ -16,7 +16,7 @@ PREAMBLE_SYMBOLS = 8
 """LoRaWAN regional parameters; the radio adds 4.25 of its own."""
 WINDOW_SYMBOLS = 8
 """How long a class A device listens in each of its two windows; an estimate: stacks take 5 to 12, more for a bad
-clock."""
+clock. Both are counted, also where the first brings an answer and the second is not opened."""
 RX2_DELAY_S = 2.0
 """From the end of an uplink to the second window (LoRaWAN regional parameters)."""
 OPTIMISE_FROM_S = 0.016

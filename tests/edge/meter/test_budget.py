@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -59,9 +60,9 @@ def test_radios_without_ip_carry_the_frame_alone() -> None:
 
 
 def test_class_a_asks_for_every_frame_it_hears() -> None:
-    """123 bytes come in three frames of 49; one upload of 78 at DR5 is one frame: two empty ones must go up besides."""
-    up, down = packets(setting("lora-eu868", 5), one_way(up=(78,), down=(123,)))
-    assert (dict(up), dict(down)) == ({78: 1, 0: 2}, {123: 1})
+    """At DR0 123 bytes come in three frames of 49; an upload of 40 is one frame: two empty ones must go up besides."""
+    up, down = packets(setting("lora-eu868", 0), one_way(up=(40,), down=(123,)))
+    assert (dict(up), dict(down)) == ({40: 1, 0: 2}, {123: 1})
     enough, _ = packets(setting("lora-eu868", 0), one_way(up=(119,), down=(60,)))
     assert dict(enough) == {119: 1}
 
@@ -88,7 +89,7 @@ def test_the_duty_cycle_by_hand() -> None:
 
 def test_the_tightest_limit_binds() -> None:
     place = setting("lora-eu868", 5)
-    exchange = one_way(up=(100,), down=(60,))
+    exchange = one_way(up=(100,), down=(230,))
     ttn = cost(place, exchange, limits(place, services=["ttn"]))
     assert ttn.rounds_a_day == pytest.approx(10 / 2)
     assert "downlinks" in ttn.bound
@@ -180,7 +181,13 @@ def test_advice_is_empty_where_nothing_helps() -> None:
 
 @pytest.mark.parametrize(
     ("rounds", "said"),
-    [(0, "no round"), (1.99, "1 round a day"), (1234.5, "1,234 rounds a day"), (0.6, "a round in 40 hours")],
+    [
+        (0, "no round"),
+        (1.99, "1 round a day"),
+        (1234.5, "1,234 rounds a day"),
+        (0.6, "a round in 40 hours"),
+        (0.3, "a round in 3.3 days"),
+    ],
 )
 def test_pace(rounds: float, said: str) -> None:
     assert pace(rounds) == said
@@ -234,3 +241,20 @@ def test_the_command_says_what_is_wrong(settings: list[str], said: str) -> None:
     shown = CliRunner().invoke(budget, settings)
     assert shown.exit_code == 1
     assert said in shown.output
+
+
+SHOWN = {
+    "DR3 (SF9": "--radio lora-eu868 --data-rate DR3 --rounds 24",
+    "DR5 (SF7": "--radio lora-eu868 --data-rate DR5 --service ttn --parameters 12544 --rounds 10",
+    "DR0 (SF12": "--radio lora-eu868 --data-rate DR0 --rounds 24 --service ttn",
+    "NB-IoT": "--radio nb-iot --parameters 12544 --shared 900 --energy 20 --rounds 20",
+}
+
+
+@pytest.mark.parametrize("block", SHOWN)
+def test_the_page_shows_what_the_command_prints(block: str) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "budget.md").read_text(encoding="utf-8")
+    (shown,) = (part.strip() for part in page.split("```")[1::2] if block in part)
+    settings = SHOWN[block]
+    assert settings.removeprefix("--radio lora-eu868 ") in page
+    assert CliRunner().invoke(budget, settings.split()).output.strip() == shown

@@ -117,12 +117,20 @@ def test_class_a_listens_twice_after_an_uplink() -> None:
     assert send(lora_phy("lora-eu868"), 20).listen_s == pytest.approx(8 * (1.024e-3 + 32.768e-3))
 
 
-def test_a_lora_downlink_comes_in_the_second_window_without_a_crc() -> None:
-    """RX2 of EU868 is SF12 at 125 kHz; 119 bytes are 49 + 49 + 21 with 15 bytes around each."""
+def test_a_lora_downlink_comes_at_the_uplinks_rate_without_a_crc() -> None:
+    """After an uplink at DR0 SF12 at 125 kHz; 119 bytes are 49 + 49 + 21 with 15 bytes around each."""
     expected = sum(lora.time_on_air_s(n + 15, spreading_factor=12, bandwidth_hz=125e3, crc=False) for n in (49, 49, 21))
-    heard = receive(lora_phy("lora-eu868"), 119)
+    heard = receive(lora_phy("lora-eu868"), 119, data_rate=0)
     assert heard.receive_s == pytest.approx(expected)
     assert (heard.transmit_s, heard.frames) == (0, 3)
+    assert receive(lora_phy("lora-eu868"), 119).frames == 1
+
+
+def test_us915_answers_at_500_khz() -> None:
+    """DR0 is SF10 at 125 kHz; the answer comes at DR10, SF10 at 500 kHz."""
+    heard = receive(lora_phy("lora-us915"), 100, data_rate=0)
+    expected = lora.time_on_air_s(113, spreading_factor=10, bandwidth_hz=500e3, crc=False)
+    assert heard.receive_s == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------- 802.11
