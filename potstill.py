@@ -18,7 +18,12 @@ _GROUPS = {
     "profiles": ("firmware_profiles.cli", "profiles", "Device classes and radios: what is known, with sources."),
 }
 
-_ADDED = {"profiles": {"instructions": ("trainer.instructions.cli", "instructions")}}
+_ADDED = {
+    "profiles": {
+        "instructions": ("trainer.instructions.cli", "instructions"),
+        "calibrate": ("trainer.calibration.cli", "calibrate"),
+    }
+}
 """Commands of one package in another's group: the profiles know nobody, and what is found out for them stands there."""
 
 
