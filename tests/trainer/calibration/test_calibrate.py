@@ -141,5 +141,5 @@ def test_every_shipped_program_was_counted_on_every_64_bit_core() -> None:
         for program in SHIPPED:
             counts = known_counts(core, program)
             assert counts.keys() == {"numpy", "onnx", "tflite"}
-            assert counts["onnx"] < counts["tflite"] < counts["numpy"] < 10 * counts["onnx"]
+            assert counts["onnx"] == min(counts.values()) > max(counts.values()) / 10
     assert known_counts("ARM1176JZF-S", "cnn-8x8") == {}
