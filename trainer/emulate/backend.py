@@ -98,7 +98,7 @@ class Running(Protocol):
         ...
 
     def kill(self) -> None:
-        """As a power cut: at once, no farewell; when this returns, nothing of it runs."""
+        """At once, no farewell; when this returns, nothing of it runs. Its kernel may still close its connection."""
         ...
 
     def wait(self, timeout_s: float) -> int | None:

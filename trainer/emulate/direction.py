@@ -31,6 +31,11 @@ class Counts:
     worst_late_s: float = 0.0
     """How much later than due a packet was handed over: of a host that is too busy to keep the link's time."""
 
+    @property
+    def missing(self) -> int:
+        """Packets that entered and never arrive."""
+        return self.lost_packets + self.dropped_packets
+
 
 class Direction:
     """One direction: packets are offered at their time and taken out when due."""

@@ -119,6 +119,8 @@ def _figures(used: Spent | None) -> dict[str, float | None]:
         "link_bytes_up": used.bytes_up,
         "link_packets_down": used.packets_down,
         "link_bytes_down": used.bytes_down,
+        "link_lost_up": used.lost_up,
+        "link_lost_down": used.lost_down,
     }
 
 

@@ -29,8 +29,8 @@ class Roster:
             self._earlier_cpu_s[name] = self.cpu_s(name) or 0.0
             self._up[name] = self._newest[name] = self._backends[name].start(self._orders[name])
 
-    def cut_power(self, name: str) -> None:
-        """At once; nothing happens to a device that is down."""
+    def kill(self, name: str) -> None:
+        """At once; nothing happens to a device that is down. Its kernel, this host's, still closes its connection."""
         running = self._up.pop(name, None)
         if running is not None:
             running.kill()

@@ -398,7 +398,7 @@ class Stage:
             elif step.back:
                 self._roster.start(name)
             else:
-                self._roster.cut_power(name)
+                self._roster.kill(name)
 
     def _shape(self, name: str, fading: Happening | None) -> None:
         place = self._places[name]
@@ -415,7 +415,7 @@ class Stage:
                 continue
             used = joules(place.member, place.speed.slowdown, spent(self._reading(name), self._start[name], seconds))
             if used.known >= capacity:
-                self._roster.cut_power(name)
+                self._roster.kill(name)
                 self._note("battery", f"{name}'s battery is empty: {capacity:g} J (modelled)", name)
 
     def _note(self, kind: str, text: str, device: str | None) -> None:

@@ -24,8 +24,8 @@ class Step:
     def text(self) -> str:
         kind = self.happening.kind
         words = {
-            ("drop", False): "power lost",
-            ("drop", True): "power back",
+            ("drop", False): "drops out",
+            ("drop", True): "returns",
             ("fade", False): "link fades",
             ("fade", True): "link as before",
             ("broker-restart", False): "the broker restarts",

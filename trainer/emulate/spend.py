@@ -40,18 +40,23 @@ class Spent:
     """Of IP packets that the device sent, whether they arrived or not."""
     bytes_down: int | None
     """Of IP packets that reached it."""
+    lost_up: int | None
+    """IP packets that the link lost or had no room for."""
+    lost_down: int | None
 
 
 def spent(now: Reading, start: Reading, seconds: float) -> Spent:
     known = now.counts is not None and start.counts is not None
-    up, down = _counts(now), _counts(start)
+    there, then = _counts(now), _counts(start)
     return Spent(
         seconds=seconds,
         cpu_s=None if now.cpu_s is None or start.cpu_s is None else max(0.0, now.cpu_s - start.cpu_s),
-        packets_up=up.up.packets - down.up.packets if known else None,
-        packets_down=up.down.delivered_packets - down.down.delivered_packets if known else None,
-        bytes_up=up.up.bytes - down.up.bytes if known else None,
-        bytes_down=up.down.delivered_bytes - down.down.delivered_bytes if known else None,
+        packets_up=there.up.packets - then.up.packets if known else None,
+        packets_down=there.down.delivered_packets - then.down.delivered_packets if known else None,
+        bytes_up=there.up.bytes - then.up.bytes if known else None,
+        bytes_down=there.down.delivered_bytes - then.down.delivered_bytes if known else None,
+        lost_up=there.up.missing - then.up.missing if known else None,
+        lost_down=there.down.missing - then.down.missing if known else None,
     )
 
 

@@ -13,7 +13,7 @@ CLOCK = Happening(kind="clock", devices=("d4",), offset_s=-3600.0)
 def test_each_end_comes_once_at_its_round() -> None:
     scenario = Scenario([DROP])
     told = {closed: [step.text for step in scenario.due(closed=closed, seconds=0)] for closed in range(8)}
-    assert {closed: texts for closed, texts in told.items() if texts} == {3: ["power lost: d1"], 6: ["power back: d1"]}
+    assert {closed: texts for closed, texts in told.items() if texts} == {3: ["drops out: d1"], 6: ["returns: d1"]}
     assert scenario.waiting == ()
 
 
