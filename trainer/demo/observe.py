@@ -36,6 +36,8 @@ class Observed:
     missing: dict[int, list[str]] = field(default_factory=dict)
     reports: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """round -> device -> its report."""
+    meters: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """round -> device -> its last `meter` event of that round."""
     refused: int = 0
     complete: bool = False
     reason: str = ""
@@ -54,6 +56,8 @@ class Observed:
             case "report":
                 figures = {key: value for key, value in event.items() if key not in {"event", "device", "round"}}
                 self.reports.setdefault(int(event["round"]), {})[str(event["device"])] = figures
+            case "meter":
+                self.meters.setdefault(int(event["round"]), {})[str(event["device"])] = dict(event)
             case "refused":
                 self.refused += int(event.get("times", 1))
             case "end":

@@ -13,20 +13,24 @@ from edge.meter.energy import Slowdown
 from trainer.demo.observe import Observed
 from trainer.emulate.backend import Enforced, Limits
 from trainer.emulate.fleet import Member
-from trainer.emulate.spend import Spent, joules, layers, mean_joules, mean_layers
+from trainer.emulate.spend import Metered, Spent, joules, layers, mean_joules, mean_layers, metered
 from trainer.record.reach import total_bytes, total_joules
-from trainer.record.run import Curve, Device, Point, Spread, Table
+from trainer.record.run import Curve, Device, Joules, Layers, Point, Spread, Table
 from trainer.shards import ShardFile
 
 PROVENANCE = {
     "accuracy": "measured: by each device on its test set after its round",
-    "payload": "measured: counted by each device's client, message by message",
-    "mqtt": "measured: TCP_INFO of each device's connection, less the payload",
-    "tcpip": "measured: IP packets counted on the device's emulated link, less the TCP stream; reports are among them",
+    "payload": "measured: by each device, packet by packet; reports are left out, as in every layer",
+    "mqtt": "measured: every byte of the MQTT client, parsed",
+    "tls": "measured: TCP_INFO of the device's connection, less MQTT; the reports' share is modelled",
+    "tcpip": "measured: TCP_INFO, headers of all segments and what was sent again; the reports' share is modelled",
+    "link": "modelled: frames of the radio profile for the packets counted",
     "seconds": "measured: this host's monotonic clock, from the first plan on; the devices' speed is emulated",
-    "compute": "modelled: processor seconds of the device on this host, scaled to the board, x (one_core_w - idle_w)",
-    "radio": "modelled: packets counted on the link, through the radio profile's airtime and powers",
+    "compute": "modelled: processor seconds of the device on this host, evaluation left out, scaled to the board, "
+    "x (one_core_w - idle_w)",
+    "radio": "modelled: packets counted, through the radio profile's airtime and powers, above idle",
     "idle": "modelled: idle_w of the profile x seconds",
+    "link_packets": "measured: by the emulated link, packet by packet, reports among them",
 }
 
 
@@ -61,11 +65,8 @@ class Outcome:
 
     def _point(self, number: int, seconds: float) -> Point:
         reports = dict(sorted(self.seen.reports[number].items()))
-        heard = {name: round_ for name in self.members if (round_ := self._last_heard(name, number)) is not None}
-        both = [layers(self.seen.reports[at][name], self._spent(at, name)) for name, at in heard.items()]
-        used = [
-            joules(self.members[name], self.slowdowns[name], each) for name, each in self._all_spent(number).items()
-        ]
+        both = [pair for name in self.members if (pair := self._layers(name, number)) is not None]
+        used = [self._joules(name, number) for name in self._all_spent(number)]
         return Point(
             round=number,
             score=Spread(**{name: round(value, 6) for name, value in asdict(self.seen.accuracy(number)).items()}),
@@ -80,20 +81,26 @@ class Outcome:
     def _all_spent(self, number: int) -> dict[str, Spent]:
         return self.spent.get(number, {})
 
-    def _spent(self, number: int, name: str) -> Spent | None:
-        return self._all_spent(number).get(name)
+    def _metered(self, name: str, number: int) -> Metered | None:
+        """The last of a device's own counts up to round `number`: one that is away has spent what it had then."""
+        rounds = [each for each, meters in self.seen.meters.items() if each <= number and name in meters]
+        return metered(self.seen.meters[max(rounds)][name]) if rounds else None
 
-    def _last_heard(self, name: str, number: int) -> int | None:
-        """The last round up to `number` that a device has reported: one that is away has spent what it had then."""
-        rounds = [each for each, reports in self.seen.reports.items() if each <= number and name in reports]
-        return max(rounds, default=None)
+    def _layers(self, name: str, number: int) -> tuple[Layers, Layers] | None:
+        meter, used = self._metered(name, number), self._all_spent(number).get(name)
+        return None if meter is None or used is None else layers(self.members[name], meter, used.seconds)
+
+    def _joules(self, name: str, number: int) -> Joules:
+        used = self._all_spent(number)[name]
+        return joules(self.members[name], self.slowdowns[name], used, self._metered(name, number))
 
     def _device(self, name: str) -> Device:
         member, shard = self.members[name], self.shards[name]
-        heard = self._last_heard(name, self.seen.rounds)
-        report = None if heard is None else self.seen.reports[heard][name]
-        used = self._spent(max(self.spent), name) if self.spent else None
-        both = (None, None) if report is None or heard is None else layers(report, self._spent(heard, name))
+        rounds = [number for number, reports in self.seen.reports.items() if name in reports]
+        report = self.seen.reports[max(rounds)][name] if rounds else None
+        last = max(self.spent, default=None)
+        both = None if last is None else self._layers(name, last)
+        meter = None if last is None else self._metered(name, last)
         return Device(
             name=name,
             profile=member.profile.name,
@@ -103,22 +110,24 @@ class Outcome:
             samples=tuple(shard.counts),
             test_samples=shard.test_samples,
             score=None if report is None else float(report["accuracy"]),
-            up=both[0],
-            down=both[1],
-            joules=None if used is None else joules(member, self.slowdowns[name], used),
-            figures=_figures(used),
+            up=None if both is None else both[0],
+            down=None if both is None else both[1],
+            joules=None if last is None else self._joules(name, last),
+            figures={} if last is None else _figures(self.spent[last][name], meter),
         )
 
 
-def _figures(used: Spent | None) -> dict[str, float | None]:
-    if used is None:
-        return {}
+def _figures(used: Spent, meter: Metered | None) -> dict[str, float | None]:
+    """The emulator's own counts beside the device's."""
+    up, down = used.up, used.down
     return {
         "cpu_s": used.cpu_s,
-        "link_packets_up": used.packets_up,
-        "link_bytes_up": used.bytes_up,
-        "link_packets_down": used.packets_down,
-        "link_bytes_down": used.bytes_down,
+        "retransmitted_bytes": None if meter is None else meter.retransmitted_bytes,
+        "connects": None if meter is None else meter.connects,
+        "link_packets_up": None if up is None else up.count,
+        "link_bytes_up": None if up is None else up.bytes,
+        "link_packets_down": None if down is None else down.count,
+        "link_bytes_down": None if down is None else down.bytes,
         "link_lost_up": used.lost_up,
         "link_lost_down": used.lost_down,
     }

@@ -1,7 +1,8 @@
 """What a device has spent since a run's first plan: bytes by layer, joules by where they went. Pure.
 
-Bytes are counted, joules are modelled: processor seconds x the board's power above idle, scaled from this host to the
-board; packets through the radio profile's model of airtime; idle power x seconds.
+Bytes are the device's own counts (its `meter` events), reports left out: no method needs them. Joules are modelled:
+processor seconds x the board's power above idle, scaled from this host to the board; packets through the radio
+profile's model of airtime; idle power x seconds. The emulated link's own counts stand beside them as a witness.
 """
 
 from __future__ import annotations
@@ -11,12 +12,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge.meter.energy import Slowdown, compute_from_cpu, radio_from_packets
-from edge.meter.radio.energy import even_packets
+from edge.meter.layers import Direction, from_event, without_instrumentation
+from edge.meter.radio.energy import RadioEnergy, even_packets, radio_energy
+from edge.meter.traffic import Account
 from firmware_profiles.load import load_radio
+from firmware_profiles.radio_schema import Radio
 from trainer.emulate.direction import Counts
 from trainer.emulate.fleet import Member
 from trainer.emulate.network import LinkCounts
 from trainer.record.run import Joules, Layers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packets:
+    """IP packets of one direction."""
+
+    count: int
+    bytes: int
+
+    @property
+    def even(self) -> dict[int, int]:
+        """{size: how many}"""
+        return even_packets(self.bytes, self.count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,71 +47,150 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """Since the run's first plan."""
+    """Since the run's first plan, seen from outside: reports and evaluations are in it."""
 
     seconds: float
     cpu_s: float | None
-    packets_up: int | None
-    packets_down: int | None
-    bytes_up: int | None
-    """Of IP packets that the device sent, whether they arrived or not."""
-    bytes_down: int | None
-    """Of IP packets that reached it."""
+    up: Packets | None
+    """What the device sent, whether it arrived or not."""
+    down: Packets | None
+    """What reached it."""
     lost_up: int | None
-    """IP packets that the link lost or had no room for."""
+    """Packets that the link lost or had no room for."""
     lost_down: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metered:
+    """Since the run's first plan, by the device itself: without reports and evaluations."""
+
+    cpu_s: float
+    payload_mqtt: Mapping[Direction, tuple[int, int]]
+    tls_tcpip: Mapping[Direction, tuple[int, int]] | None
+    """None where the kernel does not say (qemu-user)."""
+    packets: Mapping[Direction, Packets] | None
+    retransmitted_bytes: int | None
+    connects: int
+
+
 def spent(now: Reading, start: Reading, seconds: float) -> Spent:
-    known = now.counts is not None and start.counts is not None
-    there, then = _counts(now), _counts(start)
+    cpu_s = None if now.cpu_s is None or start.cpu_s is None else max(0.0, now.cpu_s - start.cpu_s)
+    if now.counts is None or start.counts is None:
+        return Spent(seconds=seconds, cpu_s=cpu_s, up=None, down=None, lost_up=None, lost_down=None)
+    there, then = now.counts, start.counts
     return Spent(
         seconds=seconds,
-        cpu_s=None if now.cpu_s is None or start.cpu_s is None else max(0.0, now.cpu_s - start.cpu_s),
-        packets_up=there.up.packets - then.up.packets if known else None,
-        packets_down=there.down.delivered_packets - then.down.delivered_packets if known else None,
-        bytes_up=there.up.bytes - then.up.bytes if known else None,
-        bytes_down=there.down.delivered_bytes - then.down.delivered_bytes if known else None,
-        lost_up=there.up.missing - then.up.missing if known else None,
-        lost_down=there.down.missing - then.down.missing if known else None,
+        cpu_s=cpu_s,
+        up=Packets(count=there.up.packets - then.up.packets, bytes=there.up.bytes - then.up.bytes),
+        down=_delivered(there.down, then.down),
+        lost_up=there.up.missing - then.up.missing,
+        lost_down=there.down.missing - then.down.missing,
     )
 
 
-def _counts(reading: Reading) -> LinkCounts:
-    return reading.counts or LinkCounts(up=Counts(), down=Counts())
+def _delivered(there: Counts, then: Counts) -> Packets:
+    return Packets(
+        count=there.delivered_packets - then.delivered_packets, bytes=there.delivered_bytes - then.delivered_bytes
+    )
 
 
-def joules(member: Member, slowdown: Slowdown, used: Spent) -> Joules:
-    """Above idle, and idle. None where nothing is known: the radio of a bare link, the work of emulated ARM code."""
-    compute = None if used.cpu_s is None else compute_from_cpu(member.profile, host_cpu_s=used.cpu_s, slowdown=slowdown)
+def metered(event: Mapping[str, Any]) -> Metered:
+    """From a `meter` event. Raises KeyError, TypeError or ValueError."""
+    account = from_event(dict(event))
+    ways: tuple[Direction, Direction] = ("up", "down")
+    stream = account.stream
+    return Metered(
+        cpu_s=max(0.0, account.cpu_s - account.review_cpu_s),
+        payload_mqtt={way: _payload_mqtt(account, way) for way in ways},
+        tls_tcpip=None if stream is None else {way: _tls_tcpip(account, way) for way in ways},
+        packets=None if stream is None else {way: _packets(account, way) for way in ways},
+        retransmitted_bytes=None if stream is None else stream.retransmitted,
+        connects=account.connects,
+    )
+
+
+def _payload_mqtt(account: Account, way: Direction) -> tuple[int, int]:
+    kept = without_instrumentation(account, way)
+    return kept.payload, kept.mqtt
+
+
+def _tls_tcpip(account: Account, way: Direction) -> tuple[int, int]:
+    kept = without_instrumentation(account, way)
+    assert kept.tls is not None
+    assert kept.tcpip is not None
+    return kept.tls, kept.tcpip
+
+
+def _packets(account: Account, way: Direction) -> Packets:
+    """With a frame header of one byte the link's layer is the number of packets."""
+    kept = without_instrumentation(account, way, link_header_bytes=1)
+    assert kept.total is not None
+    assert kept.link is not None
+    return Packets(count=kept.link, bytes=kept.total - kept.link)
+
+
+# ---------------------------------------------------------------- bytes
+
+
+def layers(member: Member, meter: Metered, seconds: float) -> tuple[Layers, Layers]:
+    """What a device has sent, and received. The link's layer is the radio model's: frames of so many packets."""
+    air = _air(member, meter.packets, seconds)
+    sent, received = (None, None) if air is None else (air.sent_bytes, air.received_bytes)
+    return _layers(meter, "up", sent), _layers(meter, "down", received)
+
+
+def _layers(meter: Metered, way: Direction, frame_bytes: int | None) -> Layers:
+    payload, mqtt = meter.payload_mqtt[way]
+    if meter.tls_tcpip is None or meter.packets is None:
+        return Layers(payload=payload, mqtt=mqtt)
+    tls, tcpip = meter.tls_tcpip[way]
+    link = None if frame_bytes is None else frame_bytes - meter.packets[way].bytes
+    return Layers(payload=payload, mqtt=mqtt, tls=tls, tcpip=tcpip, link=link)
+
+
+# ---------------------------------------------------------------- joules
+
+
+def joules(member: Member, slowdown: Slowdown, used: Spent, meter: Metered | None = None) -> Joules:
+    """Above idle, and idle. From the outside where the device has not said anything yet.
+
+    None where nothing is known: the radio of a bare link, the work of emulated ARM code.
+    """
+    cpu_s = used.cpu_s
+    packets: Mapping[Direction, Packets] | None = None
+    if used.up is not None and used.down is not None:
+        packets = {"up": used.up, "down": used.down}
+    if meter is not None:
+        cpu_s = None if member.group.arch != "native" else meter.cpu_s
+        packets = packets if meter.packets is None else meter.packets
+    compute = None if cpu_s is None else compute_from_cpu(member.profile, host_cpu_s=cpu_s, slowdown=slowdown)
     return Joules(
         compute=None if compute is None else compute.joules,
-        radio=_radio(member, used),
+        radio=_radio_joules(member, packets, used.seconds),
         idle=member.profile.power.idle_w.value * used.seconds,
     )
 
 
-def _radio(member: Member, used: Spent) -> float | None:
-    """Above idle: the board's idle power has its radio in it."""
+def _radio(member: Member) -> Radio | None:
+    """None where only the link's figures are known."""
     radio = None if member.air.radio is None else load_radio(member.air.radio)
-    if radio is None or radio.phy is None or used.packets_up is None or used.packets_down is None:
+    return None if radio is None or radio.phy is None else radio
+
+
+def _radio_joules(member: Member, packets: Mapping[Direction, Packets] | None, seconds: float) -> float | None:
+    """Above idle: the board's idle power has its radio in it."""
+    radio = _radio(member)
+    if radio is None or packets is None:
         return None
-    assert used.bytes_up is not None
-    assert used.bytes_down is not None
-    up, down = even_packets(used.bytes_up, used.packets_up), even_packets(used.bytes_down, used.packets_down)
-    return radio_from_packets(radio, up=up, down=down, window_s=used.seconds, bursts=used.packets_up).joules
+    up, down = packets["up"], packets["down"]
+    return radio_from_packets(radio, up=up.even, down=down.even, window_s=seconds, bursts=up.count).joules
 
 
-def layers(report: Mapping[str, Any], used: Spent | None) -> tuple[Layers, Layers]:
-    """What a device has sent and received: its own counts of payload and TCP stream, the link's of IP packets."""
-    up, down = (None, None) if used is None else (used.bytes_up, used.bytes_down)
-    return _layers(report, "up", up), _layers(report, "down", down)
-
-
-def _layers(report: Mapping[str, Any], way: str, packets_bytes: int | None) -> Layers:
-    payload, stream = float(report[f"payload_{way}"]), float(report[f"stream_{way}"])
-    tcpip = None if packets_bytes is None else max(0.0, packets_bytes - stream)
-    return Layers(payload=payload, mqtt=stream - payload, tcpip=tcpip)
+def _air(member: Member, packets: Mapping[Direction, Packets] | None, seconds: float) -> RadioEnergy | None:
+    radio = _radio(member)
+    if radio is None or packets is None:
+        return None
+    return radio_energy(radio, up=packets["up"].even, down=packets["down"].even, seconds=seconds)
 
 
 # ---------------------------------------------------------------- means over devices

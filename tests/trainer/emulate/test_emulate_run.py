@@ -185,6 +185,7 @@ def test_mishaps_befall_a_fleet_on_shaped_links(tmp_path: Path) -> None:
     far = next(device for device in curve.devices if device.name == "d2")
     assert far.link == "lossy"
     assert (far.figures["link_lost_up"] or 0) > 0
+    assert (far.figures["retransmitted_bytes"] or 0) > 1000, "its own count shows what was lost"
     assert far.up is not None
     assert far.up.payload > 7 * 35_000, "a model a round"
     radio = far.joules.radio if far.joules else None
