@@ -11,6 +11,7 @@ from edge.wire.manifest import OPTIMISERS
 from trainer.channel_cli import channel
 from trainer.pool import pool
 from trainer.reference.cli import run
+from trainer.reference.study_cli import study, table
 from trainer.split_cli import split
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ trainer.add_command(pool)
 trainer.add_command(split)
 trainer.add_command(channel)
 trainer.add_command(run)
+trainer.add_command(study)
+trainer.add_command(table)
 
 
 @trainer.command("compile")

@@ -95,7 +95,12 @@ def load_dataset(spec: str) -> Dataset:
         return load_mnist(Path(folder))
     if kind == "npz" and folder:
         return load_npz(Path(folder))
-    raise DataError(f"unknown data {spec!r}: give digits, mnist:DIR (IDX files) or npz:DIR (one .npz a device)")
+    if kind == "features" and folder:
+        return with_features(load_npz(Path(folder)))
+    raise DataError(
+        f"unknown data {spec!r}: give digits, mnist:DIR (IDX files), npz:DIR (one .npz a device) or features:DIR "
+        "(the same, of sensor windows)"
+    )
 
 
 # ---------------------------------------------------------------- scikit-learn's digits
@@ -236,6 +241,61 @@ def load_npz(folder: Path) -> Dataset:
         test=test,
         natural=devices,
     )
+
+
+FEATURES = 15
+"""Of a channel."""
+
+
+def with_features(dataset: Dataset) -> Dataset:
+    """Windows (n, C, T) of sensors as 15 features a channel, (n, 15 C): for small dense models.
+
+    Each feature is standardised by mean and deviation over the last sixth of the devices (of 30 persons five, those
+    that a fleet of 25 leaves over as the pool): what a workstation knows before the fleet starts. Raises DataError.
+    """
+    if len(dataset.input_shape) != 2 or len(dataset.natural) < 2:
+        raise DataError(f"{dataset.name}: features are made of windows (n, C, T) of at least two devices")
+    rest = dataset.natural[-max(1, len(dataset.natural) // 6) :]
+    known = np.concatenate([window_features(device.train.x) for device in rest])
+    mean, deviation = known.mean(axis=0), known.std(axis=0) + 1e-6
+
+    def made(samples: Samples) -> Samples:
+        x = (window_features(samples.x) - mean) / deviation
+        return Samples(x=np.clip(x, -10, 10).astype(np.float32), y=samples.y)
+
+    natural = tuple(DeviceData(train=made(device.train), test=made(device.test)) for device in dataset.natural)
+    return Dataset(
+        name=f"{dataset.name} features",
+        label_count=dataset.label_count,
+        scale=1.0,
+        pool=_concatenate([device.train for device in natural]),
+        test=_concatenate([device.test for device in natural]),
+        natural=natural,
+    )
+
+
+def window_features(x: Inputs) -> NDArray[np.float64]:
+    """(n, C, T) -> (n, 15 C): moments, order statistics, differences, crossings and bands of the spectrum."""
+    x = x.astype(np.float64)
+    centred = x - x.mean(axis=2, keepdims=True)  # (n, C, T)
+    steps = np.diff(x, axis=2)
+    power = np.abs(np.fft.rfft(centred, axis=2))[:, :, 1:] ** 2 / x.shape[2]  # (n, C, T/2)
+    low, middle, high = (band.sum(axis=2) for band in np.split(power, [4, 16], axis=2))
+    columns = [
+        x.mean(axis=2),
+        x.std(axis=2),
+        *np.quantile(x, [0, 0.25, 0.5, 0.75, 1], axis=2),
+        np.abs(centred).mean(axis=2),
+        np.abs(steps).mean(axis=2),
+        steps.std(axis=2),
+        np.abs(np.diff(np.sign(centred), axis=2)).mean(axis=2),
+        np.log(low + 1e-6),
+        np.log(middle + 1e-6),
+        np.log(high + 1e-6),
+        power.argmax(axis=2),
+    ]
+    assert len(columns) == FEATURES
+    return np.stack(columns, axis=2).reshape(len(x), -1)  # (n, C, 15) -> (n, 15 C)
 
 
 def read_shard(path: Path) -> tuple[DeviceData, float]:

@@ -42,6 +42,7 @@ RECIPES = {
     (1, 8, 8): Recipe(rounds=25, steps=16, lr=0.1, gamma=1.0),
     (1, 28, 28): Recipe(rounds=30, steps=32, lr=0.1, gamma=1.0),
     (9, 128): Recipe(rounds=30, steps=16, lr=0.03, gamma=1.0, normalise=True),
+    (135,): Recipe(rounds=30, steps=32, lr=0.05, gamma=1.0, normalise=True),
 }
 OTHERS = Recipe(rounds=20, steps=16, lr=0.05, gamma=1.0)
 """For samples of another shape."""

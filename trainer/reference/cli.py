@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from trainer.channel import POWERS_DBM
 from trainer.data import DataError, load_dataset
 from trainer.partition import SplitError
-from trainer.record.run import now, write_record
+from trainer.record.run import Curve, Record, RecordError, Table, now, write_record
 from trainer.reference.engines import ENGINES, engine
 from trainer.reference.progress import choose
 from trainer.reference.quantise import CODES
@@ -19,11 +20,12 @@ from trainer.reference.settings import RUNTIMES, WEIGHTS, RunError
 from trainer.reference.settle import Wish, settle
 from trainer.reference.study import Job, record_of, run_jobs
 from trainer.reference.summary import markdown, summary, text
+from trainer.report.cli import draw
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _list(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
+def listed(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
     return () if value is None else tuple(item.strip() for item in value.split(",") if item.strip())
 
 
@@ -64,9 +66,9 @@ def common_options(command: _F) -> _F:
 @click.command("run")
 @click.argument("methods", nargs=-1, required=True, metavar="METHOD...")
 @common_options
-@click.option("--split", "splits", callback=_list, help="With commas: iid, fd, mix2fld, dirichlet:A, natural.")
-@click.option("--model", "models", callback=_list, help="With commas: device i takes number i, round and round.")
-@click.option("--program", "programs", callback=_list, help="Compiled programs, instead of --model.")
+@click.option("--split", "splits", callback=listed, help="With commas: iid, fd, mix2fld, dirichlet:A, natural.")
+@click.option("--model", "models", callback=listed, help="With commas: device i takes number i, round and round.")
+@click.option("--program", "programs", callback=listed, help="Compiled programs, instead of --model.")
 @click.option("--steps", type=click.IntRange(1), help="K local steps a round.  [default: suits the data]")
 @click.option("--lr", type=float, help="Learning rate.  [default: suits the data]")
 @click.option("--gamma", type=float, help="Weight of fd's teacher.  [default: 1]")
@@ -86,6 +88,8 @@ def common_options(command: _F) -> _F:
 @click.option("--lam", type=float, help="mixfld, mix2fld: lambda.  [default: 0.1]")
 @click.option("--beta", type=float, help="fld family: weight of the mean logits.  [default: 1]")
 @click.option("--server-steps", type=click.IntRange(1), help="fld family, cfd: steps of the server.  [default: 32]")
+@click.option("--channel", type=click.Choice(sorted(POWERS_DBM)), help="Wireless, modelled.  [default: none]")
+@click.option("--batch", type=click.IntRange(1, 4096), help="B; compiles a program.  [default: the shipped one's, 32]")
 @click.option(
     "--runtime", type=click.Choice(RUNTIMES), help="Of the steps; eager is torch's autograd.  [default: onnx]"
 )
@@ -111,13 +115,12 @@ def run(methods: tuple[str, ...], **options: Any) -> None:
         raise SystemExit(130) from None
 
 
-_WISHES = ("data", "splits", "devices", "samples", "models", "programs")
+_WISHES = ("data", "splits", "devices", "samples", "models", "programs", "batch")
 _PLACES = ("engine_name", "workers", "address", "out", "seeds", "rounds")
 
 
 def _run(methods: tuple[str, ...], options: dict[str, Any]) -> None:
-    folder = options["out"] or Path("runs") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    started = now()
+    folder = new_folder(options["out"])
     wish = Wish(
         methods=methods,
         seeds=tuple(range(options["seeds"])),
@@ -125,20 +128,46 @@ def _run(methods: tuple[str, ...], options: dict[str, Any]) -> None:
         **{name: options[name] for name in _WISHES},
     )
     jobs = [Job(settings=settings) for settings in settle(wish, folder / "programs")]
+    run_and_write(jobs, wish.data, folder, options, tables=lambda curves: [summary(curves)])
+
+
+def new_folder(out: Path | None) -> Path:
+    """Of this run: the one named, which may hold an interrupted run, or runs/TIME."""
+    return out or Path("runs") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+
+
+def run_and_write(
+    jobs: Sequence[Job],
+    data: str,
+    folder: Path,
+    options: dict[str, Any],
+    *,
+    tables: Callable[[Sequence[Curve]], Sequence[Table]],
+) -> None:
+    """Run all jobs where the options say, print the tables, leave run.json, tables.md and the page (matplotlib)."""
+    started = now()
     click.echo(f"{len(jobs)} runs of {jobs[0].settings.rounds} rounds; all that happens is kept in {folder}")
     with (
         engine(options["engine_name"], options["workers"], options["address"]) as where,
         choose() as progress,
     ):
         curves = run_jobs(jobs, where, folder / "state", progress)
-    table = summary(curves)
+    found = tables(curves)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(markdown(table))
-    record = record_of(
-        jobs, curves, load_dataset(wish.data), started=started, settings={"data": wish.data}, tables=[table]
-    )
+    (folder / "tables.md").write_text("\n".join(f"**{table.title}**\n\n{markdown(table)}" for table in found))
+    record = record_of(jobs, curves, load_dataset(data), started=started, settings={"data": data}, tables=found)
     write_record(record, folder / "run.json")
-    click.echo(f"\n{text(table)}\nRun folder: {folder} (run.json, table.md)")
+    for table in found:
+        click.echo(f"\n{text(table)}")
+    click.echo(f"Run folder: {folder} (run.json, tables.md{_report(record, folder)})")
+
+
+def _report(record: Record, folder: Path) -> str:
+    """The page, where matplotlib is installed: -> what to add to the list of files."""
+    try:
+        return f", {draw(record, folder).name}"
+    except RecordError:
+        return ""
 
 
 def changes(options: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from trainer.reference.settings import RunError
 
 ENGINES = ("local", "ray")
+CONNECT_S = 5.0
 _T = TypeVar("_T")
 
 
@@ -93,6 +95,8 @@ def _ray(workers: int, address: str | None) -> Iterator[Ray]:
         import ray
     except ImportError as problem:
         raise RunError("--engine ray needs ray: pip install 'potstill[ray]'") from problem
+    if address is not None:
+        _require_listening(address)
     own = {} if address else {"num_cpus": workers, "include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
@@ -102,3 +106,15 @@ def _ray(workers: int, address: str | None) -> Iterator[Ray]:
         yield Ray(ray)
     finally:
         ray.shutdown()
+
+
+def _require_listening(address: str) -> None:
+    """Raises RunError where nobody does: ray itself tries for five minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, ValueError) as problem:
+        raise RunError(
+            f"no Ray cluster at {address} ({problem}): start one with `ray start --head --port 6379` and give its "
+            "HOST:6379"
+        ) from problem

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edge.wire.streams import Purpose, stream
+from trainer.channel import load_channel
 from trainer.record.run import Curve, Layers, Point, Spread
 from trainer.reference.engines import Engine
 from trainer.reference.methods import method
 from trainer.reference.settings import Settings
-from trainer.reference.site import Arrays
+from trainer.reference.site import Arrays, FloatArray
 from trainer.reference.work import Done, device_round, scores_of_model, server_round
 from trainer.shards import device_names
 
@@ -39,6 +42,11 @@ class Standing:
     """Payload bytes so far, a device."""
     down: float = 0.0
     seconds: float = 0.0
+    """Computing of the slowest device and of the server, and the channel's slots where there is one."""
+    lost: int = 0
+    """Uploads."""
+    model: FloatArray | None = None
+    """The newest that the server made, where it makes one."""
     points: list[Point] = field(default_factory=list)
 
 
@@ -59,7 +67,7 @@ async def follow(settings: Settings, label: str, engine: Engine, folder: Path | 
         seed=settings.seed,
         label=label,
         points=tuple(now.points),
-        figures={"payload_up_first_round": _first(now.points)},
+        figures={"payload_up_first_round": _first(now.points), "uploads_lost": now.lost},
     )
 
 
@@ -73,27 +81,78 @@ def _first(points: list[Point]) -> float | None:
 
 
 async def one_round(settings: Settings, now: Standing, engine: Engine) -> None:
-    """All devices, then the server, then the measurement where one is due. Changes `now`."""
+    """All devices, then the server, then the measurement where one is due. Changes `now`.
+
+    With a channel a message may be lost: an upload lost does not count and its device is not in the cohort; a device
+    that missed a broadcast goes on with what it has. Where every upload is lost the server sends nothing.
+    """
     judged = method(settings.method).JUDGED
     due = is_due(now.round, settings)
-    calls = [
-        engine.call(device_round, settings, i, now.round, now.devices[i], now.broadcast, due and "devices" in judged)
-        for i in range(settings.devices)
-    ]
-    done: list[Done] = list(await asyncio.gather(*calls))
+    done: list[Done] = list(await asyncio.gather(*_device_calls(settings, now, engine, due and "devices" in judged)))
     now.devices = [one.memory for one in done]
-    uploads = [one.message.arrays for one in done]
-    served = await engine.call(server_round, settings, now.round, now.server, uploads)
-    now.server, now.broadcast = served.memory, {**served.message.arrays, "cohort": np.ones(settings.devices, bool)}
+    air = Air(settings, now.round)
+    cohort = air.uploads([one.message.payload for one in done])
+    uploads = [one.message.arrays for one, counts in zip(done, cohort, strict=True) if counts]
+    now.seconds += max(one.cpu_s for one in done)
     now.up += sum(one.message.payload for one in done) / settings.devices
-    now.down += served.message.payload
-    now.seconds += max(one.cpu_s for one in done) + served.cpu_s
+    now.broadcast = {}
+    if uploads:
+        served = await engine.call(server_round, settings, now.round, now.server, uploads)
+        heard = air.downloads(served.message.payload)
+        now.server = served.memory
+        now.broadcast = {**served.message.arrays, "cohort": cohort, "heard": heard}
+        now.down += served.message.payload
+        now.seconds += served.cpu_s
+        now.model = served.message.arrays.get("model", now.model)
+    now.seconds += air.seconds
+    now.lost += int((~cohort).sum())
     if due:
         scores = {"devices": [one.scores for one in done]}
         if "server" in judged:
-            scores["server"] = await _served_scores(settings, now.broadcast, engine)
+            scores["server"] = await _served_scores(settings, now.model, engine)
         now.points.append(_point(settings, now, scores))
     now.round += 1
+
+
+def _device_calls(settings: Settings, now: Standing, engine: Engine, measure: bool) -> list[Awaitable[Done]]:
+    heard = now.broadcast.get("heard", np.ones(settings.devices, bool))
+    return [
+        engine.call(device_round, settings, i, now.round, now.devices[i], now.broadcast if heard[i] else {}, measure)
+        for i in range(settings.devices)
+    ]
+
+
+class Air:
+    """One round's channel (trainer.channel): who got through, and the slots it took. Without one all do, in no time.
+
+    The fading of a device and round has a stream of its own: its upload first, then its download.
+    """
+
+    def __init__(self, settings: Settings, round_: int) -> None:
+        self._channel = load_channel(settings.channel, devices=settings.devices) if settings.channel else None
+        self._rngs = [
+            stream(settings.seed, device, round_, Purpose.FADING) for device in device_names(settings.devices)
+        ]
+        self.seconds = 0.0
+
+    def uploads(self, payloads: Sequence[int]) -> NDArray[np.bool_]:
+        """(D,) whose upload, of so many bytes, arrived: all together, the slowest counts."""
+        return self._send(payloads, "upload")
+
+    def downloads(self, payload: int) -> NDArray[np.bool_]:
+        """(D,) who received the broadcast."""
+        return self._send([payload] * len(self._rngs), "download")
+
+    def _send(self, payloads: Sequence[int], direction: str) -> NDArray[np.bool_]:
+        arrived, slowest = np.ones(len(payloads), bool), 0.0
+        if self._channel is not None:
+            send = getattr(self._channel, direction)
+            for i, payload in enumerate(payloads):
+                if payload:
+                    delivery = send(8 * payload, self._rngs[i])
+                    arrived[i], slowest = delivery.delivered, max(slowest, delivery.seconds)
+        self.seconds += slowest
+        return arrived
 
 
 def is_due(round_: int, settings: Settings) -> bool:
@@ -101,11 +160,11 @@ def is_due(round_: int, settings: Settings) -> bool:
     return round_ == 0 or (round_ + 1) % settings.every == 0 or round_ + 1 == settings.rounds
 
 
-async def _served_scores(settings: Settings, broadcast: Arrays, engine: Engine) -> list[dict[str, float]]:
-    """Of the server's model, at each device; one measurement where all have one test set."""
+async def _served_scores(settings: Settings, model: FloatArray | None, engine: Engine) -> list[dict[str, float]]:
+    """Of the server's newest model (None: it has made none yet), at each device; once where all have one test set."""
     natural = settings.split == "natural"
     numbers = range(settings.devices if natural else 1)
-    calls = [engine.call(scores_of_model, settings, number, broadcast["model"]) for number in numbers]
+    calls = [engine.call(scores_of_model, settings, number, model) for number in numbers]
     scores = list(await asyncio.gather(*calls))
     return scores if natural else scores * settings.devices
 
@@ -147,8 +206,11 @@ def _save(file: Path, settings: Settings, now: Standing) -> None:
         "up": now.up,
         "down": now.down,
         "seconds": now.seconds,
+        "lost": now.lost,
         "points": [asdict(point) for point in now.points],
     }
+    if now.model is not None:
+        arrays["model"] = now.model
     arrays["plain"] = np.frombuffer(json.dumps(plain).encode(), np.uint8)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
@@ -166,7 +228,8 @@ def _load(file: Path, settings: Settings) -> Standing | None:
     if {**plain["settings"], "rounds": 0} != {**wanted, "rounds": 0} or plain["round"] > settings.rounds:
         return None
     now = Standing(devices=[{} for _ in range(settings.devices)], round=plain["round"])
-    now.up, now.down, now.seconds = plain["up"], plain["down"], plain["seconds"]
+    now.up, now.down, now.seconds, now.lost = plain["up"], plain["down"], plain["seconds"], plain["lost"]
+    now.model = arrays.pop("model", None)
     now.points = [_read_point(point) for point in plain["points"]]
     for name, value in arrays.items():
         owner, number, key = name.split(" ", 2)

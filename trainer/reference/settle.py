@@ -16,7 +16,8 @@ from trainer.reference.quantise import CODES
 from trainer.reference.settings import METHODS, OWN, RUNTIMES, SEEDED, WEIGHTS, RunError, Settings
 from trainer.shards import default_samples
 
-MODEL_OF = {(1, 28, 28): "cnn", (1, 8, 8): "cnn-8x8", (9, 128): "har-cnn"}
+BATCH = 32
+MODEL_OF = {(1, 28, 28): "cnn", (1, 8, 8): "cnn-8x8", (9, 128): "har-cnn", (135,): "mlp-32"}
 """Where no model is named."""
 
 
@@ -33,6 +34,8 @@ class Wish:
     models: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     """Folders of programs the user compiled; they win over models."""
+    batch: int | None = None
+    """B of the programs."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `Settings` that were typed."""
 
@@ -48,7 +51,7 @@ def settle(wish: Wish, cache: Path) -> list[Settings]:
     texts = wish.splits or (("natural",) if dataset.natural else ("iid", "fd"))
     splits = [str(resolve(parse_split(text), samples, dataset.label_count)) for text in texts]
     models = wish.models or (MODEL_OF.get(dataset.input_shape, "mlp"),)
-    programs = wish.programs or tuple(str(program(model, dataset, cache)) for model in models)
+    programs = wish.programs or tuple(str(program(model, dataset, cache, wish.batch)) for model in models)
     recipe = RECIPES.get(dataset.input_shape, OTHERS)
     suits = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
     runs = []
@@ -102,29 +105,28 @@ def check(method: str, chosen: Mapping[str, Any], dataset: Dataset, programs: in
         raise RunError("lambda is above 0 and below 0.5: at 0.5 a mixed pair cannot be taken apart again")
 
 
-def program(model: str, dataset: Dataset, cache: Path) -> Path:
+def program(model: str, dataset: Dataset, cache: Path, batch: int | None = None) -> Path:
     """A shipped program of this model for this data, or one compiled into `cache` (needs torch)."""
     for name, kind in SHIPPED.items():
         manifest = parse_manifest((shipped(name) / "manifest.json").read_text())
-        if (
-            kind == model
-            and manifest.input_shape == dataset.input_shape
-            and len(manifest.labels) == dataset.label_count
-        ):
+        fits = manifest.input_shape == dataset.input_shape and len(manifest.labels) == dataset.label_count
+        if kind == model and fits and batch in {None, manifest.batch}:
             return shipped(name)
-    folder = cache / model.replace(":", "_").replace("/", "_")
+    shape = "x".join(map(str, dataset.input_shape))
+    folder = cache / f"{model}-{shape}-{batch or BATCH}".replace(":", "_").replace("/", "_")
     if not (folder / "manifest.json").exists():
-        _compile(model, dataset, folder)
+        _compile(model, dataset, batch or BATCH, folder)
     return folder
 
 
-def _compile(model: str, dataset: Dataset, folder: Path) -> None:
+def _compile(model: str, dataset: Dataset, batch: int, folder: Path) -> None:
     try:
         from trainer.compile.build import build_program
         from trainer.compile.package import write_folder
 
         labels = tuple(str(label) for label in range(dataset.label_count))
-        write_folder(build_program(model, input_shape=dataset.input_shape, labels=labels), folder)
+        packed = build_program(model, batch=batch, input_shape=dataset.input_shape, labels=labels)
+        write_folder(packed, folder)
     except ModuleNotFoundError as problem:
         raise RunError(
             f"model {model} for samples of {dataset.input_shape} is compiled first, which needs {problem.name}: "

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean, stdev
+from textwrap import wrap
 
 from trainer.record.run import Curve, Table
+
+WIDTH = 118
 
 Cell = str | float | int | None
 
@@ -85,7 +88,8 @@ def text(table: Table) -> str:
         "  ".join(c.ljust(w) if flush else c.rjust(w) for c, w, flush in zip(line, widths, left, strict=True)).rstrip()
         for line in lines
     ]
-    return "\n".join([table.title, "", *aligned, "", *table.notes]) + "\n"
+    notes = [line for note in table.notes for line in wrap(note, WIDTH, subsequent_indent="  ")]
+    return "\n".join([table.title, "", *aligned, "", *notes]) + "\n"
 
 
 def markdown(table: Table) -> str:

@@ -52,8 +52,8 @@ def device_round(  # noqa: PLR0917 - an engine hands over positions
     settings: Settings, number: int, round_: int, memory: Arrays, broadcast: Arrays, measure: bool
 ) -> Done:
     """Device `number`'s half."""
+    site = site_of(settings, number, round_)
     began = time.thread_time()
-    site = _site(settings, number, round_)
     memory, message = method(settings.method).device(site, memory, broadcast)
     cpu_s = time.thread_time() - began
     if not all(np.isfinite(value).all() for value in memory.values() if value.dtype.kind == "f"):
@@ -66,15 +66,18 @@ def device_round(  # noqa: PLR0917 - an engine hands over positions
 
 def server_round(settings: Settings, round_: int, memory: Arrays, uploads: list[Arrays]) -> Done:
     """The server's half."""
+    site = site_of(settings, None, round_)
     began = time.thread_time()
-    memory, message = method(settings.method).server(_site(settings, None, round_), memory, uploads)
+    memory, message = method(settings.method).server(site, memory, uploads)
     return Done(memory=memory, message=message, cpu_s=time.thread_time() - began, scores={})
 
 
-def scores_of_model(settings: Settings, number: int, model: FloatArray) -> dict[str, float]:
-    """Accuracy of a model (P,) on the test sets of device `number`."""
-    site = _site(settings, number, 0)
-    site.runtime.set_parameters(model)
+def scores_of_model(settings: Settings, number: int, model: FloatArray | None) -> dict[str, float]:
+    """Accuracy of a model (P,), or of the initial one, on the test sets of device `number`."""
+    site = site_of(settings, number, 0)
+    site.runtime.set_state(site.state)
+    if model is not None:
+        site.runtime.set_parameters(model)
     return _scores(site)
 
 
@@ -90,7 +93,8 @@ def _accuracy(site: Site, samples: Samples) -> float:
     return float(np.mean(site.predict(samples.x).argmax(axis=1) == samples.y))
 
 
-def _site(settings: Settings, number: int | None, round_: int) -> Site:
+def site_of(settings: Settings, number: int | None, round_: int) -> Site:
+    """Device `number` in a round; None: the server."""
     world = _world_of(settings)
     at = 0 if number is None else number
     folder = settings.programs[at % len(settings.programs)]
