@@ -198,7 +198,7 @@ class Contained:
         self._killed_here = False
 
     def poll(self) -> int | None:
-        return _code(self._process.poll())
+        return exit_code(self._process.poll())
 
     def terminate(self) -> None:
         """The signal is passed on by podman."""
@@ -234,7 +234,7 @@ class Contained:
         self._leftovers.remove("container-cgroup", self.name)
 
 
-def _code(code: int | None) -> int | None:
+def exit_code(code: int | None) -> int | None:
     """Of the client: a container says 128 + signal where a process says - signal."""
     if code is None or code <= 128:
         return code

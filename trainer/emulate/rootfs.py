@@ -135,6 +135,21 @@ def device_root(
     return Root(folder=root, architecture=architecture, key=root.name)
 
 
+def kernel(architecture: Architecture, modules: Sequence[str], *, cache: Path | None = None) -> Path:
+    """A folder with Debian's kernel for virtual machines, `vmlinuz-*`, and of its modules these that are not built in.
+
+    Raises ImageError.
+    """
+    store = _Store(folder=cache or cache_folder(), refresh=False)
+    sources = debian_sources()
+    package = f"linux-image-cloud-{architecture.debian}"
+    return store.layer(
+        f"kernel-{architecture.debian}",
+        (package, tuple(modules), sources),
+        lambda folder: _unpack_kernel(folder, architecture, package, modules, sources),
+    )
+
+
 # ---------------------------------------------------------------- the cache
 
 
@@ -215,11 +230,8 @@ def _codename() -> str:
 
 def _unpack_debian(folder: Path, architecture: Architecture, sources: Sequence[str]) -> None:
     """Packages unpacked, none configured: what their scripts would do and a device needs is done here."""
-    suite = sources[0].split()[2].partition("-")[0]
     with tempfile.TemporaryDirectory() as scratch:
-        archive = Path(scratch) / "debian.tar"
-        wanted = [f"--architectures={architecture.debian}", "--variant=extract", f"--include={','.join(PACKAGES)}"]
-        run_tool(["mmdebstrap", "--quiet", *wanted, suite, str(archive), *sources], package="mmdebstrap")
+        archive = _fetch(Path(scratch), architecture, PACKAGES, sources)
         left_out = [f"--exclude=./{name}" for name in _NOT_FOR_A_DEVICE]
         into = ["--directory", str(folder), "--no-same-owner"]
         run_tool(["tar", "--extract", "--file", str(archive), *into, *left_out], package="tar")
@@ -235,6 +247,28 @@ def _unpack_debian(folder: Path, architecture: Architecture, sources: Sequence[s
     (etc / "ssl/certs").mkdir(parents=True, exist_ok=True)
     (etc / "ssl/certs/ca-certificates.crt").write_bytes(b"".join(path.read_bytes() for path in authorities))
     _compile(folder / f"usr/lib/python{python_version(folder)}", python_version(folder))
+
+
+def _fetch(folder: Path, architecture: Architecture, packages: Sequence[str], sources: Sequence[str]) -> Path:
+    """An archive of the packages' files and of those they depend on."""
+    archive = folder / "debian.tar"
+    suite = sources[0].split()[2].partition("-")[0]
+    wanted = [f"--architectures={architecture.debian}", "--variant=extract", f"--include={','.join(packages)}"]
+    run_tool(["mmdebstrap", "--quiet", *wanted, suite, str(archive), *sources], package="mmdebstrap")
+    return archive
+
+
+def _unpack_kernel(
+    folder: Path, architecture: Architecture, package: str, modules: Sequence[str], sources: Sequence[str]
+) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        archive = _fetch(Path(scratch), architecture, (package,), sources)
+        wanted = ["--wildcards", "*/boot/vmlinuz-*", *(f"*/{module}.ko" for module in modules)]
+        flat = ["--transform=s,.*/,,", "--directory", str(folder), "--no-same-owner"]
+        # 2: of the modules asked for some are built in.
+        run_tool(["tar", "--extract", "--file", str(archive), *flat, *wanted], package="tar", fine=(0, 2))
+    if len(list(folder.glob("vmlinuz-*"))) != 1:
+        raise ImageError(f"no kernel in Debian's {package}")
 
 
 def python_version(root: Path) -> str:

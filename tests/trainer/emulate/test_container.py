@@ -22,7 +22,7 @@ from trainer.emulate.container import (
     REMOVERS,
     ContainerBackend,
     Kind,
-    _code,
+    exit_code,
     limited,
     podman_run,
 )
@@ -44,7 +44,7 @@ HUNGRY = "held = [bytearray(b'x' * 2**20) for _ in range(400)]; print('held all 
 
 
 def test_an_exit_code_names_the_signal_as_a_process_does() -> None:
-    assert [_code(code) for code in (None, 0, 1, 125, 128 + 9, 128 + 15)] == [None, 0, 1, 125, -9, -15]
+    assert [exit_code(code) for code in (None, 0, 1, 125, 128 + 9, 128 + 15)] == [None, 0, 1, 125, -9, -15]
 
 
 def test_the_containerfile_asks_for_no_root_and_no_telemetry() -> None:
