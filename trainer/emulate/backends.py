@@ -10,6 +10,7 @@ from trainer.emulate.cgroups import remove_cgroup
 from trainer.emulate.fleet import Member
 from trainer.emulate.leftovers import Leftovers, Remover
 from trainer.emulate.local import NamespaceBackend, ProcessBackend
+from trainer.emulate.machine import MachineBackend
 from trainer.emulate.network import remove_namespace
 
 REMOVERS: dict[str, Remover] = {"netns": remove_namespace, "cgroup": remove_cgroup, **container.REMOVERS}
@@ -20,6 +21,8 @@ def make_backend(name: str, prefix: str, leftovers: Leftovers, members: Sequence
     if name == "container":
         kinds = {container.Kind(arch=member.group.arch, runtime=member.group.runtime) for member in members}
         return container.ContainerBackend(prefix, leftovers, kinds)
+    if name == "machine":
+        return MachineBackend({member.group.runtime for member in members})
     if name == "netns":
         return NamespaceBackend(prefix, leftovers)
     return ProcessBackend()

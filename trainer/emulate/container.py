@@ -38,7 +38,7 @@ from trainer.emulate.rootfs import (
 )
 
 QEMU = "qemu-aarch64-static"
-_QEMU_INSIDE = "/usr/libexec/qemu-aarch64"
+QEMU_INSIDE = "/usr/libexec/qemu-aarch64"
 DEFAULT_RUNTIME = "onnx"
 """Of a group that names none: what the client takes where onnxruntime is there."""
 CONFINED = (
@@ -160,7 +160,7 @@ class ContainerBackend:
                 start_new_session=True,
                 cwd=self._scratch,  # conmon leaves a file there when a container is killed for its memory
             )
-        device = Contained(name=name, process=process, cgroup=cgroup, leftovers=self._leftovers)
+        device = Contained(name=name, process=process, cgroup=cgroup, leftovers=self._leftovers, emulated=kind.emulated)
         self._made.append(device)
         return device
 
@@ -169,11 +169,11 @@ class ContainerBackend:
         assert self._scratch is not None
         told = self._scratch / f"{profile.name}.cpuinfo"
         told.write_text(cpuinfo(profile), encoding="ascii")
-        entry = [_QEMU_INSIDE, "-cpu", core(profile).qemu, "/usr/bin/python3", "-m", "potstill"]
+        entry = [QEMU_INSIDE, "-cpu", core(profile).qemu, "/usr/bin/python3", "-m", "potstill"]
         qemu = shutil.which(QEMU)
         return [
             *("--volume", f"{told}:/proc/cpuinfo:ro"),
-            *("--volume", f"{qemu}:{_QEMU_INSIDE}:ro"),
+            *("--volume", f"{qemu}:{QEMU_INSIDE}:ro"),
             *("--entrypoint", json.dumps(entry)),
         ]
 
@@ -190,11 +190,20 @@ class ContainerBackend:
 class Contained:
     """See `backend.Running`."""
 
-    def __init__(self, *, name: str, process: subprocess.Popen[bytes], cgroup: Cgroup, leftovers: Leftovers) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        process: subprocess.Popen[bytes],
+        cgroup: Cgroup,
+        leftovers: Leftovers,
+        emulated: bool,
+    ) -> None:
         self.name = name
         self._process = process
         self._cgroup = cgroup
         self._leftovers = leftovers
+        self._emulated = emulated
         self._killed_here = False
 
     def poll(self) -> int | None:
@@ -225,7 +234,9 @@ class Contained:
         # What kills is the container's own limit, below the cgroup that is read; version 1 counts it there alone, and
         # podman 4.3 forgets it. Nobody but the kernel sends a SIGKILL that is not ours.
         killed = self.poll() == -signal.SIGKILL and not self._killed_here
-        return Usage(cpu_s=read.cpu_s, memory_peak_bytes=read.memory_peak_bytes, oom_kills=int(killed))
+        # Processor seconds of emulated code are the emulator's: no figure of the board's.
+        cpu_s = None if self._emulated else read.cpu_s
+        return Usage(cpu_s=cpu_s, memory_peak_bytes=read.memory_peak_bytes, oom_kills=int(killed))
 
     def remove(self) -> None:
         """Container and cgroup. Raises OSError."""

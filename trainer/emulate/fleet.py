@@ -504,3 +504,5 @@ class _Reader:
             for name in happening.devices:
                 if happening.kind == "fade" and fleet.member(name).group.backend == "process":
                     self.wrong("[[event]]", f"fade: {name} is a process, its link is not shaped: use backend = 'netns'")
+                if happening.kind == "fade" and fleet.member(name).group.backend == "machine":
+                    self.wrong("[[event]]", f"fade: {name} is a machine, whose netem stays as it was at its start")

@@ -11,7 +11,6 @@ machine, and what is in between forwards packets.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import re
 import shlex
@@ -24,15 +23,13 @@ from importlib.resources import files
 from pathlib import Path
 
 from firmware_profiles.cpuinfo import core
-from firmware_profiles.link import Link, Shape
 from trainer.emulate import inside
 from trainer.emulate.backend import BackendError, Enforced, Order, Usage
 from trainer.emulate.container import DEFAULT_RUNTIME, exit_code
-from trainer.emulate.fleet import UNSHAPED
-from trainer.emulate.leftovers import Leftovers
 from trainer.emulate.link import inside_namespace
 from trainer.emulate.network import DEVICE_INTERFACE
 from trainer.emulate.rootfs import ARM64, DEVICE_UID, SITE, ImageError, device_root, kernel, run_tool
+from trainer.emulate.shaping import netem
 
 QEMU = "qemu-system-aarch64"
 MODULES = (
@@ -53,8 +50,8 @@ class MachineBackend:
     name = "machine"
     needs_namespace = True
 
-    def __init__(self, prefix: str, leftovers: Leftovers, runtimes: set[str | None]) -> None:
-        del prefix, leftovers  # all of a machine is files of the run, its namespace, and a process that ends with us
+    def __init__(self, runtimes: set[str | None]) -> None:
+        """Nothing of it needs removing after a crash: its process ends with this one, its card with its namespace."""
         self._disks: dict[str | None, Path] = dict.fromkeys(runtimes, Path())
         self._kernel = Path()
         self._scratch: Path | None = None
@@ -78,7 +75,7 @@ class MachineBackend:
             cpu="not: emulated cores, slower than the board's",
             memory="the machine has the board's RAM; in it a cgroup holds the client to the profile's usable memory",
             link="tc netem inside the machine, both directions",
-            clock="not: set right at its start",
+            clock="its own, set at its start",
         )
 
     def start(self, order: Order) -> Machine:
@@ -149,12 +146,15 @@ class Machine:
         return self.poll()
 
     def usage(self) -> Usage:
-        """As the machine's own kernel counted it, at most five seconds ago."""
+        """As the machine's own kernel counted it, at most five seconds ago.
+
+        Its processor seconds are an emulator's: no figure of the board's.
+        """
         said = self._said("usage")
-        if len(said) != 3:
+        if len(said) != 2:
             return Usage()
-        cpu_us, peak_bytes, kills = map(int, said)
-        return Usage(cpu_s=cpu_us / 1e6, memory_peak_bytes=peak_bytes, oom_kills=kills)
+        peak_bytes, kills = map(int, said)
+        return Usage(memory_peak_bytes=peak_bytes, oom_kills=kills)
 
     def _said(self, what: str) -> list[str]:
         """The words of the newest whole line of this kind."""
@@ -218,7 +218,7 @@ def _initrd(order: Order, kernel_folder: Path, address: str) -> bytes:
         "init": (files("trainer.emulate").joinpath("machine-init").read_bytes(), 0o755),
         "bin/busybox": (busybox.read_bytes(), 0o755),
         "settings": (_settings(order, address).encode(), 0o644),
-        "link.tc": (link_commands(order.link).encode(), 0o644),
+        "link.tc": (netem(order.link).encode(), 0o644),
     }
     for number, name in enumerate(MODULES):
         module = kernel_folder / f"{name}.ko"
@@ -239,37 +239,11 @@ def _settings(order: Order, address: str) -> str:
     }
     client = order.arguments(program="/mnt/program", data="/mnt/data.npz", work="/mnt/work")
     words = [*(f"{key}={value}" for key, value in environment.items()), "/usr/bin/python3", "-m", "potstill", *client]
+    now_s = round(time.time() + order.clock_offset_s)
     return (
-        f"ADDRESS={shlex.quote(address)}\nMEMORY_BYTES={order.limits.memory_mib * 2**20}\nNOW_S={int(time.time())}\n"
+        f"ADDRESS={shlex.quote(address)}\nMEMORY_BYTES={order.limits.memory_mib * 2**20}\nNOW_S={now_s}\n"
         f"USER_ID={DEVICE_UID}\nset -- {shlex.join(words)}\n"
     )
-
-
-def link_commands(link: Link) -> str:
-    """For `tc -batch` on the device: netem on the way out of eth0, and by way of ifb0 on the way in; "" for no link.
-
-    tc-netem(8), tc-mirred(8). Packets that netem delays by jitter may overtake each other, unlike those of the
-    emulator's own links.
-    """
-    if link == UNSHAPED:
-        return ""
-    return (
-        f"qdisc add dev eth0 root netem {_netem(link.up, link.mtu_bytes)}\n"
-        "qdisc add dev eth0 ingress\n"
-        "filter add dev eth0 parent ffff: matchall action mirred egress redirect dev ifb0\n"
-        f"qdisc add dev ifb0 root netem {_netem(link.down, link.mtu_bytes)}\n"
-    )
-
-
-def _netem(shape: Shape, mtu_bytes: int) -> str:
-    underway = shape.rate_bit_per_s * (shape.delay_s + shape.jitter_s) / 8
-    packets = math.ceil(shape.queue_bytes / mtu_bytes) + math.ceil(underway / mtu_bytes)
-    words = [f"limit {min(packets, 100_000)}", f"rate {round(shape.rate_bit_per_s)}bit"]
-    if shape.delay_s:
-        words.append(f"delay {round(shape.delay_s * 1e6)}us {round(shape.jitter_s * 1e6)}us")
-    if shape.loss:
-        words.append(f"loss {100 * shape.loss:.6g}%")
-    return " ".join(words)
 
 
 def cpio(entries: Mapping[str, tuple[bytes, int]]) -> bytes:

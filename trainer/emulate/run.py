@@ -29,14 +29,15 @@ from trainer.demo.settings import DemoError
 from trainer.emulate import inside
 from trainer.emulate.backend import Backend, BackendError, Enforced, Limits, Order
 from trainer.emulate.backends import REMOVERS, make_backend
-from trainer.emulate.fleet import Fleet, Happening, Member
+from trainer.emulate.fleet import UNSHAPED, Fleet, Happening, Member
 from trainer.emulate.leftovers import Leftovers, clean
 from trainer.emulate.network import HUB_ADDRESS, Network, Wire
 from trainer.emulate.outcome import PROVENANCE, Outcome, enforced_table, member_table, totals_table
+from trainer.emulate.rootfs import ARM64
 from trainer.emulate.roster import Roster, last_words
 from trainer.emulate.scenario import Scenario, Step, wrong_clocks
 from trainer.emulate.settle import Settled, settle
-from trainer.emulate.speed import Speed, read_host_mhz, speed
+from trainer.emulate.speed import EMULATED, Speed, read_host_mhz, speed
 from trainer.emulate.spend import Reading, joules, spent
 from trainer.record.reach import reach_table
 from trainer.record.run import Curve, Event, Record, environment, now, write_record
@@ -201,8 +202,10 @@ class Emulation:
     def _place(self, member: Member, shard: ShardFile, network: Network | None) -> Place:
         wire = None
         if network is not None and member.group.backend != "process":
-            wire = network.lay(member.name, member.number, member.air.link, seed=self.fleet.training.seed)
-        estimated = speed(member.profile)
+            # A machine shapes its link itself.
+            link = UNSHAPED if member.group.backend == "machine" else member.air.link
+            wire = network.lay(member.name, member.number, link, seed=self.fleet.training.seed)
+        estimated = EMULATED if _emulated(member) else speed(member.profile)
         if member.group.cpus is not None:
             estimated = Speed(share=member.group.cpus, how="as the fleet's file says", quality=Quality.ESTIMATE)
         limits = Limits(cpus=estimated.share, memory_mib=member.group.memory_mib or _usable_mib(member.profile))
@@ -453,6 +456,11 @@ class Stage:
 def _within(namespace: str | None) -> Callable[[list[str]], list[str]]:
     """Broker and aggregator end with the emulator, and live in the hub where there is one."""
     return lambda words: inside.command(words, namespace=namespace)
+
+
+def _emulated(member: Member) -> bool:
+    """Whether its instructions are another processor's than this host's."""
+    return member.group.backend == "machine" or (member.group.arch == "arm64" and not ARM64.native)
 
 
 def _usable_mib(profile: Profile) -> int:

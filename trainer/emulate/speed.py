@@ -36,6 +36,12 @@ class Speed:
         return Slowdown(factor=1 / self.share, how=self.how, quality=self.quality)
 
 
+EMULATED = Speed(
+    share=1.0, how="emulated ARM code, slower than the board: up to a whole processor", quality=Quality.ESTIMATE
+)
+"""Of a device whose instructions are not this host's: a quota on top would make it slower still."""
+
+
 def speed(profile: Profile, *, host_mhz: float | None = None) -> Speed:
     """At most one processor: a device's client has one thread."""
     mhz = host_mhz or read_host_mhz()

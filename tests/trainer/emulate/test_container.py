@@ -186,8 +186,7 @@ def test_arm_code_learns_in_a_container_what_x86_learns_in_a_process(tmp_path: P
             native, arm = (device.usage() for device in running)
             assert native.oom_kills == 0
             assert native.cpu_s is not None
-            assert arm.cpu_s is not None
-            assert arm.cpu_s > native.cpu_s, "emulated code takes longer"
+            assert arm.cpu_s is None, "seconds of an emulator"
             assert arm.memory_peak_bytes is not None
             assert arm.memory_peak_bytes > 2**26
             backend.start(orders[0]).kill()
