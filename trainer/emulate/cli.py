@@ -40,6 +40,7 @@ def emulate(*, fleet_file: Path | None, out: Path | None, target: float | None, 
     from trainer.emulate.fleet import FleetError, read_fleet
     from trainer.emulate.run import run_fleet
     from trainer.partition import SplitError
+    from trainer.report.cli import draw
     from trainer.report.page import text_table
 
     try:
@@ -59,11 +60,12 @@ def emulate(*, fleet_file: Path | None, out: Path | None, target: float | None, 
     except KeyboardInterrupt:
         click.echo("Stopped; every device has ended and every link is gone. What was done is in run.json.", err=True)
         raise SystemExit(130) from None
+    draw(found, folder)
     for table in found.tables:
         click.echo(f"\n{table.title}\n{text_table(table.heads, table.rows)}")
         for note in table.notes:
             click.echo(note)
-    click.echo(f"\nRun folder: {folder} (run.json, ledger, logs)")
+    click.echo(f"\nRun folder: {folder} (report.html, run.json, ledger, logs)")
 
 
 def _clean() -> None:
