@@ -175,6 +175,43 @@ def power_(sensor: str | None, broker: str | None, seconds: float, rate: float |
         raise click.ClickException(str(problem)) from problem
 
 
+@edge.command()
+@click.option("--work", required=True, type=_FOLDER, help="The device's folder, as given to `potstill edge run`.")
+@click.option("--run", "run_number", type=int, metavar="RUN", help="Of this run; default: the last one.")
+@click.option("--json", "as_json", is_flag=True, help="Every line of the record, one JSON object (docs/bytes.md).")
+def meter(work: Path, run_number: int | None, as_json: bool) -> None:
+    """Say what a device's runs cost on the link, by layer and by what it was for.
+
+    \b
+    Example:
+      potstill edge meter --work state/d00
+    """  # noqa: D301
+    prepare_environment()
+    import json
+
+    from edge.meter import journal, table
+
+    try:
+        lines, damaged = journal.read(work)
+    except OSError as problem:
+        raise click.ClickException(
+            f"{problem.filename}: {problem.strerror}; a device writes it while it runs, or --work is another"
+        ) from problem
+    if damaged:
+        click.echo(f"{damaged} lines of the record are damaged and left out", err=True)
+    numbers = table.runs(lines)
+    if run_number is not None and run_number not in numbers:
+        raise click.ClickException(f"no run {run_number} in {work}; it has: {', '.join(map(str, numbers)) or 'none'}")
+    if as_json:
+        shown = [line for line in lines if run_number in {None, line.run}]
+        click.echo(json.dumps({"damaged": damaged, "lines": table.plain(shown)}))
+        return
+    if not numbers:
+        raise click.ClickException(f"{work}: no run yet")
+    for line in table.text(lines, numbers[-1] if run_number is None else run_number):
+        click.echo(line)
+
+
 def _log(level: str) -> None:
     import logging
 
