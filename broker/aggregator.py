@@ -211,7 +211,7 @@ class Link:
         if self._brief == MOST_BRIEF:
             self._failure = (
                 f"the connection was lost {MOST_BRIEF} times as soon as it was up: is there another aggregator of this "
-                "fleet? only one may run"
+                f"fleet? only one may run{_certificate_hint(self._address)}"
             )
 
     def _on_message(self, _client: mqtt.Client, _user: object, message: mqtt.MQTTMessage) -> None:
@@ -231,6 +231,8 @@ class Link:
             raise BrokerError(f"no broker at {a.host}:{a.port} ({problem}): is it running, and the URL right?") from (
                 problem
             )
+        if self._client.socket() is None:
+            raise BrokerError(f"broker at {a.host}:{a.port}: it closes the connection at once{_certificate_hint(a)}")
         self._watch()
 
     def poll(self, timeout_s: float) -> bool:
@@ -321,7 +323,8 @@ class Link:
         self._pause_s = min(2 * self._pause_s, RETRY_S[1])
         with contextlib.suppress(OSError):
             self._client.reconnect()
-            self._watch()
+            if self._client.socket() is not None:
+                self._watch()
 
     def _exchange(self, timeout_s: float) -> None:
         client, inbox = self._client, self._inbox
@@ -346,6 +349,11 @@ class Link:
 
 _TAKEN_OVER = 0x8E
 """MQTT 5 reason code of DISCONNECT: session taken over."""
+
+
+def _certificate_hint(address: Address) -> str:
+    """TLS 1.3 lets a client find out only after its handshake that it lacks a certificate."""
+    return "; or does it want a certificate? give --cert and --key" if address.tls and address.cert is None else ""
 
 
 def _client(address: Address, client_id: str) -> mqtt.Client:
