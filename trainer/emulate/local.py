@@ -68,7 +68,7 @@ class ProcessBackend:
             cpu="not: one of this host's processors, at its full speed, shared with the others",
             memory="RLIMIT_DATA: private writable memory; mapped files are not counted",
             link="not: this host's loopback; bytes are counted, times and losses are not the link's",
-            clock=clock_enforced(),
+            clock=clock_enforced(find_faketime()),
         )
 
     def start(self, order: Order) -> Local:
@@ -111,7 +111,7 @@ class NamespaceBackend:
             cpu=f"{cgroup}: a share of one processor's time",
             memory=f"{cgroup}: resident memory and page cache; what asks for more is killed",
             link="rate, delay, jitter, loss and queue of each direction, packet by packet",
-            clock=clock_enforced(),
+            clock=clock_enforced(find_faketime()),
         )
 
     def start(self, order: Order) -> Local:
@@ -154,7 +154,12 @@ def _words(order: Order) -> list[str]:
 
 def _start(words: list[str], order: Order) -> subprocess.Popen[bytes]:
     order.log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", **clock(order.clock_offset_s), **order.environment}
+    environment = {
+        **os.environ,
+        "ORT_DISABLE_TELEMETRY": "1",
+        **clock(order.clock_offset_s, find_faketime()),
+        **order.environment,
+    }
     with order.log.open("ab") as log:
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
@@ -189,18 +194,17 @@ def find_faketime() -> Path | None:
     return found[0] if found else None
 
 
-def clock_enforced() -> str:
+def clock_enforced(library: Path | None) -> str:
     """Linux has no namespace of the wall clock: time_namespaces(7) shift the monotonic clocks alone."""
-    if find_faketime() is None:
+    if library is None:
         return "not: this host's, there is no libfaketime (Debian: apt-get install libfaketime)"
     return "libfaketime: the wall clock as the C library tells it; monotonic time stays"
 
 
-def clock(offset_s: float) -> dict[str, str]:
+def clock(offset_s: float, library: Path | None) -> dict[str, str]:
     """Environment of a process whose wall clock is that much ahead. Raises BackendError."""
     if not offset_s:
         return {}
-    library = find_faketime()
     if library is None:
         raise BackendError("a wrong clock needs libfaketime: apt-get install libfaketime, or backend = 'machine'")
     return {"LD_PRELOAD": str(library), "FAKETIME": f"{offset_s:+.0f}", "DONT_FAKE_MONOTONIC": "1"}

@@ -37,8 +37,8 @@ PROVENANCE = {
 @dataclass(slots=True, kw_only=True)
 class Outcome:
     members: Mapping[str, Member]
-    slowdowns: Mapping[str, Slowdown]
-    """Of each board beside this host."""
+    slowdowns: Mapping[str, Slowdown | None]
+    """Of each board beside this host; None where the code is emulated."""
     shards: Mapping[str, ShardFile]
     seen: Observed
     spent: dict[int, dict[str, Spent]] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edge.meter.energy import Slowdown
 from firmware_profiles.facts import Quality
 from firmware_profiles.schema import Profile
 from trainer.data import Dataset
@@ -56,6 +57,11 @@ class Place:
     limits: Limits
     wire: Wire | None
     shard: ShardFile
+
+    @property
+    def slowdown(self) -> Slowdown | None:
+        """None where the code is emulated: this host's processor seconds say nothing of the board then."""
+        return None if _emulated(self.member) else self.speed.slowdown
 
 
 def run_fleet(fleet: Fleet, dataset: Dataset, out: Path, progress: Progress, *, folder: Path) -> Record:
@@ -312,7 +318,7 @@ class Stage:
         rounds = emulation.settled.rounds
         self.outcome = Outcome(
             members={name: place.member for name, place in self._places.items()},
-            slowdowns={name: place.speed.slowdown for name, place in self._places.items()},
+            slowdowns={name: place.slowdown for name, place in self._places.items()},
             shards={name: place.shard for name, place in self._places.items()},
             seen=Observed(devices=len(self._places), rounds=rounds),
         )
@@ -354,9 +360,7 @@ class Stage:
 
     def _reading(self, name: str) -> Reading:
         wire = self._places[name].wire
-        # Emulated ARM code takes many times its own time here: this host's processor seconds say nothing of the board.
-        cpu_s = self._roster.cpu_s(name) if self._places[name].member.group.arch == "native" else None
-        return Reading(cpu_s=cpu_s, counts=None if wire is None else wire.counts())
+        return Reading(cpu_s=self._roster.cpu_s(name), counts=None if wire is None else wire.counts())
 
     def _measure(self, number: int) -> None:
         """At the close of a round. A start of which nothing is known (a quorum was enough to begin) counts from now."""
@@ -416,7 +420,7 @@ class Stage:
             capacity = place.member.group.battery_j
             if capacity is None or name not in self._roster.up:
                 continue
-            used = joules(place.member, place.speed.slowdown, spent(self._reading(name), self._start[name], seconds))
+            used = joules(place.member, place.slowdown, spent(self._reading(name), self._start[name], seconds))
             if used.known >= capacity:
                 self._roster.kill(name)
                 self._note("battery", f"{name}'s battery is empty: {capacity:g} J (modelled)", name)

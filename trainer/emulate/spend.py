@@ -151,21 +151,23 @@ def _layers(meter: Metered, way: Direction, frame_bytes: int | None) -> Layers:
 # ---------------------------------------------------------------- joules
 
 
-def joules(member: Member, slowdown: Slowdown, used: Spent, meter: Metered | None = None) -> Joules:
+def joules(member: Member, slowdown: Slowdown | None, used: Spent, meter: Metered | None = None) -> Joules:
     """Above idle, and idle. From the outside where the device has not said anything yet.
 
-    None where nothing is known: the radio of a bare link, the work of emulated ARM code.
+    None where nothing is known: the radio of a bare link, the work of emulated ARM code (`slowdown` None), which takes
+    many times its own time here.
     """
-    cpu_s = used.cpu_s
+    cpu_s = used.cpu_s if meter is None else meter.cpu_s
     packets: Mapping[Direction, Packets] | None = None
     if used.up is not None and used.down is not None:
         packets = {"up": used.up, "down": used.down}
     if meter is not None:
-        cpu_s = None if member.group.arch != "native" else meter.cpu_s
         packets = packets if meter.packets is None else meter.packets
-    compute = None if cpu_s is None else compute_from_cpu(member.profile, host_cpu_s=cpu_s, slowdown=slowdown)
+    compute_j = None
+    if cpu_s is not None and slowdown is not None:
+        compute_j = compute_from_cpu(member.profile, host_cpu_s=cpu_s, slowdown=slowdown).joules
     return Joules(
-        compute=None if compute is None else compute.joules,
+        compute=compute_j,
         radio=_radio_joules(member, packets, used.seconds),
         idle=member.profile.power.idle_w.value * used.seconds,
     )
