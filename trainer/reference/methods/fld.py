@@ -77,18 +77,16 @@ def seeds_of(site: Site) -> tuple[Arrays, int]:
     """What a device gives away, as it is read at the other end, and its bytes."""
     wanted = min(site.settings.seeds, len(site.train))
     chosen = stream_zero(site, Purpose.SEEDS).permutation(len(site.train))[:wanted]
-    x, y = site.floats(site.train.x), site.train.y
-    if site.settings.method == "fld":
-        first, second, values = y[chosen], np.full(wanted, NOBODY, np.uint8), x[chosen]
-    else:
+    y, (codes, offset, scale) = site.train.y, byte_codes(site)  # (n,), (n, ...)
+    first, second, mixed = y[chosen], np.full(wanted, NOBODY, np.uint8), codes[chosen]
+    pairs = site.settings.method != "fld"
+    if pairs:
         partners = partners_of(stream_zero(site, Purpose.MIXUP), y, chosen)
-        lam = np.float32(site.settings.lam)
-        first, second = y[chosen], y[partners]
-        values = lam * x[chosen] + (1 - lam) * x[partners]
-    pairs = int(site.settings.method != "fld")
-    payload = values[0].size * wanted + (1 + pairs) * wanted + RANGE_BYTES
-    owner = np.full(wanted, site.number)
-    return {"x": as_bytes(values, site), "first": first, "second": second, "owner": owner}, payload
+        lam = float(np.float32(site.settings.lam))
+        second, mixed = y[partners], lam * codes[chosen] + (1 - lam) * codes[partners]
+    x = (offset + scale * np.clip(np.rint(mixed), 0, 255)).astype(np.float32)  # as they are read
+    payload = x[0].size * wanted + (1 + pairs) * wanted + RANGE_BYTES
+    return {"x": x, "first": first, "second": second, "owner": np.full(wanted, site.number)}, payload
 
 
 def stream_zero(site: Site, purpose: Purpose) -> np.random.Generator:
@@ -102,14 +100,16 @@ def partners_of(rng: np.random.Generator, y: NDArray[Any], chosen: IntArray) -> 
     return np.array([each[rng.integers(len(each))] for each in others], np.int64)
 
 
-def as_bytes(values: FloatArray, site: Site) -> FloatArray:
-    """(N, ...) values after they were sent as bytes between the smallest and the largest of the device's samples."""
+def byte_codes(site: Site) -> tuple[NDArray[np.float64], float, float]:
+    """All samples in steps of a byte, not yet whole, and the value of code 0 and of a step: bytes as they are stored,
+    other data between the smallest and the largest of the device's samples.
+    """
+    x = site.train.x.astype(np.float64)
     if site.train.x.dtype == np.uint8:
-        offset, scale = np.float32(0), np.float32(site.scale)
-    else:
-        all_ = site.floats(site.train.x)
-        offset, scale = all_.min(), np.float32((all_.max() - all_.min()) / 255 or 1)
-    return np.asarray(offset + scale * np.clip(np.rint((values - offset) / scale), 0, 255), np.float32)
+        return x, 0.0, site.scale
+    x *= site.scale
+    offset, scale = (float(np.float32(value)) for value in (x.min(), (x.max() - x.min()) / 255 or 1))
+    return (x - offset) / scale, offset, scale
 
 
 def collect(memory: Arrays, uploads: Sequence[Arrays]) -> Arrays:
