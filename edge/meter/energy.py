@@ -120,6 +120,26 @@ class Energy:
         }
 
 
+def energy_from_plain(plain: Mapping[str, Any]) -> Energy:
+    """What `Energy.to_plain` wrote, from a device's journal. Raises KeyError, TypeError or ValueError."""
+    how = dict(plain["basis"])
+    kind = how.pop("kind")
+    basis: Measured | Modelled
+    if kind == "measured":
+        basis = Measured(**how)
+    elif kind == "modelled":
+        basis = Modelled(**how | {"quality": Quality(how["quality"])})
+    else:
+        raise ValueError(f"energy is measured or modelled, not {kind!r}")
+    return Energy(
+        total_j=float(plain["total_j"]),
+        idle_j=plain["idle_j"],
+        compute_j=plain["compute_j"],
+        radio_j=plain["radio_j"],
+        basis=basis,
+    )
+
+
 def summed(energies: Iterable[Energy]) -> Energy:
     """Raises MixedEnergyError where measured and modelled meet, TypeError where there is nothing to sum."""
     return reduce(lambda one, other: one + other, energies)

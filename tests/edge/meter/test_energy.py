@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from edge.meter.energy import (
     Radio,
     compute_from_cpu,
     compute_from_instructions,
+    energy_from_plain,
     modelled,
     radio_from_packets,
     slowdown,
@@ -137,3 +139,15 @@ def test_a_record_says_which_it_is() -> None:
     assert plain["basis"]["kind"] == "modelled"
     assert plain["basis"]["quality"] == "measured-by-source"
     assert plain["total_j"] == pytest.approx(6.4)
+
+
+@pytest.mark.parametrize("energy", [measured(5.0), measured(5.0, idle_w=None), model()])
+def test_a_record_reads_back_the_same(energy: Energy) -> None:
+    assert energy_from_plain(json.loads(json.dumps(energy.to_plain()))) == energy
+
+
+def test_a_record_of_another_kind_is_refused() -> None:
+    plain = measured(5.0).to_plain()
+    plain["basis"]["kind"] = "guessed"
+    with pytest.raises(ValueError, match="not 'guessed'"):
+        energy_from_plain(plain)
