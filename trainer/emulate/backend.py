@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from firmware_profiles.link import Link
+from firmware_profiles.load import list_profiles
 from firmware_profiles.schema import Profile
 
 
@@ -61,7 +62,9 @@ class Order:
     def arguments(self, *, program: str, data: str, work: str) -> list[str]:
         """Of `potstill`, with the paths as the device sees them."""
         arguments = ["edge", "run", "--broker", self.broker, "--fleet", self.fleet, "--device", self.device]
-        arguments += ["--program", program, "--data", data, "--work", work, "--profile", self.profile.name]
+        arguments += ["--program", program, "--data", data, "--work", work]
+        if self.profile.name in list_profiles():  # a device knows what ships, and not a profile of the user's own
+            arguments += ["--profile", self.profile.name]
         return arguments if self.runtime is None else [*arguments, "--runtime", self.runtime]
 
 

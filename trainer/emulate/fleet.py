@@ -30,7 +30,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from edge.wire.messages import Method
 from firmware_profiles.link import Link, Shape
-from firmware_profiles.load import ProfileError, list_radios, load_link, load_profile
+from firmware_profiles.load import ProfileError, list_radios, load_link, load_profile, read_profile
 from firmware_profiles.schema import Profile
 from trainer.channel import POWERS_DBM, load_channel
 from trainer.shards import device_names
@@ -216,12 +216,15 @@ def read_fleet(file: Path) -> Fleet:
         raise FleetError(f"{file} cannot be read: {problem}") from problem
     except tomllib.TOMLDecodeError as problem:
         raise FleetError(f"{file} is not TOML: {problem}") from problem
-    return parse_fleet(raw, name=file.stem, source=str(file))
+    return parse_fleet(raw, name=file.stem, source=str(file), folder=file.parent)
 
 
-def parse_fleet(raw: Mapping[str, Any], *, name: str, source: str = "the fleet") -> Fleet:
-    """Parsed TOML -> the fleet. Raises FleetError that lists everything."""
-    reader = _Reader()
+def parse_fleet(raw: Mapping[str, Any], *, name: str, source: str = "the fleet", folder: Path = Path()) -> Fleet:
+    """Parsed TOML -> the fleet; profiles that are files are looked up from `folder`.
+
+    Raises FleetError that lists everything.
+    """
+    reader = _Reader(folder)
     fleet = reader.fleet(raw, name)
     if reader.problems:
         raise FleetError("\n".join(f"{source}: {problem}" for problem in reader.problems))
@@ -240,7 +243,8 @@ def named_links(devices: int = 10) -> Mapping[str, Air]:
 class _Reader:
     """Collects problems instead of stopping at the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.problems: list[str] = []
 
     def wrong(self, where: str, message: str) -> None:
@@ -406,7 +410,7 @@ class _Reader:
             value = getattr(group, key)
             if value is not None and value <= 0:
                 self.wrong(where, f"{key} = {value:g}: more than 0")
-        return replace(group, name=group.name or group.profile)
+        return replace(group, name=group.name or Path(group.profile).name.removesuffix(".toml"))
 
     def members(self, groups: Sequence[Group], links: Mapping[str, Air]) -> list[Member]:
         members: list[Member] = []
@@ -423,6 +427,12 @@ class _Reader:
         return members
 
     def profile(self, group: Group) -> Profile | None:
+        """One that ships, by its name, or a file beside the fleet's, as `potstill profiles calibrate` writes it."""
+        if group.profile.endswith(".toml"):
+            read = read_profile(self.folder / group.profile)
+            for finding in read if isinstance(read, list) else ():
+                self.wrong(f"group {group.name}", str(finding))
+            return None if isinstance(read, list) else read
         try:
             return load_profile(group.profile)
         except ProfileError as problem:

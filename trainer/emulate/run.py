@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from edge.meter.energy import Slowdown
+from edge.runtime.choose import installed
 from firmware_profiles.facts import Quality
 from firmware_profiles.schema import Profile
+from trainer.calibration.measure import step_cpu_s
 from trainer.data import Dataset
 from trainer.demo.observe import Observed
 from trainer.demo.processes import (
@@ -38,7 +41,7 @@ from trainer.emulate.rootfs import ARM64
 from trainer.emulate.roster import Roster, last_words
 from trainer.emulate.scenario import Scenario, Step, wrong_clocks
 from trainer.emulate.settle import Settled, settle
-from trainer.emulate.speed import EMULATED, Speed, read_host_mhz, speed
+from trainer.emulate.speed import EMULATED, Speed, calibrated_speed, read_host_mhz, speed
 from trainer.emulate.spend import Reading, joules, spent
 from trainer.record.reach import reach_table
 from trainer.record.run import Curve, Event, Record, environment, now, write_record
@@ -211,7 +214,7 @@ class Emulation:
             # A machine shapes its link itself.
             link = UNSHAPED if member.group.backend == "machine" else member.air.link
             wire = network.lay(member.name, member.number, link, seed=self.fleet.training.seed)
-        estimated = EMULATED if _emulated(member) else speed(member.profile)
+        estimated = EMULATED if _emulated(member) else _speed(member, self.settled.program)
         if member.group.cpus is not None:
             estimated = Speed(share=member.group.cpus, how="as the fleet's file says", quality=Quality.ESTIMATE)
         limits = Limits(cpus=estimated.share, memory_mib=member.group.memory_mib or _usable_mib(member.profile))
@@ -460,6 +463,22 @@ class Stage:
 def _within(namespace: str | None) -> Callable[[list[str]], list[str]]:
     """Broker and aggregator end with the emulator, and live in the hub where there is one."""
     return lambda words: inside.command(words, namespace=namespace)
+
+
+def _speed(member: Member, program: Path) -> Speed:
+    """By the board's calibration where its profile has one of this program, else estimated."""
+    if member.profile.calibration is None:
+        return speed(member.profile)
+    runtime = member.group.runtime or installed()[0]
+    known = calibrated_speed(
+        member.profile, runtime=runtime, program=program.name, host_step_s=_host_step_s(program, runtime)
+    )
+    return known or speed(member.profile)
+
+
+@cache
+def _host_step_s(program: Path, runtime: str) -> float:
+    return step_cpu_s(program, runtime)
 
 
 def _emulated(member: Member) -> bool:

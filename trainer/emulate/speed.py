@@ -1,6 +1,7 @@
 """How fast a board's core is beside one of this host's: the processor share of an emulated device.
 
-An estimate until a board has been calibrated: Dhrystone figures a MHz that Arm documents for its cores, times the
+Known where the profile holds a calibration of this program's step (`potstill profiles calibrate`), against which this
+host's own step is timed. Without one an estimate: Dhrystone figures a MHz that Arm documents for its cores, times the
 profile's clock, over the same of this host, whose own figure is an estimate too. Training steps are not Dhrystone:
 docs/emulate.md says how far off this may be.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.meter.energy import Slowdown
+from edge.meter.energy import NotCalibratedError, Slowdown, slowdown
 from firmware_profiles.facts import Quality
 from firmware_profiles.schema import Profile
 
@@ -57,6 +58,15 @@ def speed(profile: Profile, *, host_mhz: float | None = None) -> Speed:
         ),
         quality=Quality.ESTIMATE,
     )
+
+
+def calibrated_speed(profile: Profile, *, runtime: str, program: str, host_step_s: float) -> Speed | None:
+    """What a calibration of the board says of this very training step; None where there is none of it."""
+    try:
+        slow = slowdown(profile, runtime=runtime, program=program, host_step_s=host_step_s)
+    except NotCalibratedError:
+        return None
+    return Speed(share=round(min(1.0, 1 / slow.factor), 4), how=f"calibrated: {slow.how}", quality=slow.quality)
 
 
 def read_host_mhz(cpuinfo: Path = Path("/proc/cpuinfo")) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from firmware_profiles.load import load_link
+from firmware_profiles.load import load_link, load_profile
+from firmware_profiles.write import profile_toml
 from trainer.channel import load_channel
 from trainer.emulate.fleet import UNSHAPED, Figures, Fleet, FleetError, Trigger, named_links, parse_fleet, read_fleet
 
@@ -152,3 +154,14 @@ def test_a_channel_is_a_link_that_the_whole_fleet_shares() -> None:
     few, many = (parse_fleet(tomllib.loads(text.format(count)), name="f").members[0].air.link for count in (10, 20))
     assert few == load_channel("mix2fld-asym", devices=10).link()
     assert many.up.rate_bit_per_s < few.up.rate_bit_per_s < few.down.rate_bit_per_s == many.down.rate_bit_per_s
+
+
+def test_a_profile_of_ones_own_is_a_file_beside_the_fleets(tmp_path: Path) -> None:
+    board = load_profile("pi-4b")
+    (tmp_path / "mine.toml").write_text(profile_toml(replace(board, name="mine")), encoding="utf-8")
+    (tmp_path / "fleet.toml").write_text(changed('profile = "pi-4b"', 'profile = "mine.toml"'), encoding="utf-8")
+    (tmp_path / "wrong.toml").write_text(changed('profile = "pi-4b"', 'profile = "none.toml"'), encoding="utf-8")
+    found = read_fleet(tmp_path / "fleet.toml")
+    assert {member.profile.name for member in found.members} == {"pi-zero-2-w", "mine"}
+    with pytest.raises(FleetError, match=r"none\.toml.*cannot be read"):
+        read_fleet(tmp_path / "wrong.toml")
