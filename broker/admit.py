@@ -18,6 +18,8 @@ from edge.wire.codec import (
     birth_limit,
     decode,
     label_upload_limit,
+    memory_limit,
+    pairs_limit,
     parameters_limit,
     seed_upload_limit,
     upload_limit,
@@ -29,16 +31,19 @@ from edge.wire.messages import (
     Done,
     Gone,
     LabelUpload,
+    MemoryUpload,
     Message,
     Meter,
     Method,
+    PairsUpload,
     ParameterUpload,
     Report,
     Seeds,
     SeedUpload,
     Upload,
 )
-from edge.wire.options import FldOptions, ShareOptions
+from edge.wire.options import AgentOptions, FldOptions, ShareOptions
+from edge.wire.proxy import POLICY_BITS
 from edge.wire.rows import FLOAT_BITS
 
 M = TypeVar("M", bound=Message)
@@ -46,8 +51,10 @@ M = TypeVar("M", bound=Message)
 
 def upload(frame: bytes, run: RunSettings) -> AnyUpload:
     """What a device gives to a round of this run. Raises `FrameError`."""
-    if run.method is Method.FL:
+    if run.method in {Method.FL, Method.FRL}:
         return _parameters(frame, run)
+    if isinstance(run.options, AgentOptions):
+        return _memory(frame, run, run.options)
     if run.method is Method.ALONE:
         done = _of_kind(Done, frame, SMALL_LIMIT)
         _check_run(done.run, run)
@@ -124,6 +131,28 @@ def _check_seeds(seeds: Seeds, options: FldOptions, run: RunSettings) -> None:
         raise FrameError(Reason.SHAPE, f"seeds are {'raw' if run.method is Method.FLD else 'mixed pairs'} in this run")
     if max(int(seeds.first.max()), int(seeds.second.max(initial=0))) >= run.labels:
         raise FrameError(Reason.RANGE, f"a seed's label beyond the {run.labels} there are")
+
+
+def _memory(frame: bytes, run: RunSettings, options: AgentOptions) -> MemoryUpload | PairsUpload:
+    """`run.size` is the number of components of a state, `run.labels` that of the actions."""
+    if run.method is Method.PD:
+        raw = _of_kind(PairsUpload, frame, pairs_limit(run.size + run.labels - 1))
+        _check_run(raw.run, run)
+        _check_schema(raw.check, run)
+        if (raw.pairs.components, raw.pairs.numbers.shape[1]) != (run.size, run.size + run.labels - 1):
+            raise FrameError(Reason.SHAPE, f"pairs of other than {run.size} components and {run.labels} actions")
+        return raw
+    told = _of_kind(MemoryUpload, frame, memory_limit(options.bins**run.size, run.labels, max(POLICY_BITS)))
+    _check_run(told.run, run)
+    _check_schema(told.check, run)
+    memory = told.memory
+    if (memory.bins, memory.components, memory.actions) != (options.bins, run.size, run.labels):
+        raise FrameError(
+            Reason.SHAPE, f"a memory of other than {options.bins} bins, {run.size} components, {run.labels} actions"
+        )
+    if memory.bits != run.bits:
+        raise FrameError(Reason.BITS, f"{memory.bits} bits, the plan says {run.bits}")
+    return told
 
 
 def _parameters(frame: bytes, run: RunSettings) -> ParameterUpload:

@@ -73,8 +73,8 @@ from edge.wire.messages import (
     Message,
     Meter,
     Method,
+    Opening,
     Order,
-    Parameters,
     Plan,
     Seat,
 )
@@ -616,7 +616,7 @@ class Aggregator:
         self._converter.begin(action)
         self._converting = action.round
 
-    def _take_broadcast(self, message: Plan | Parameters) -> None:
+    def _take_broadcast(self, message: Plan | Opening) -> None:
         """A plan stands in the ledger, and on the disk, before a device can hear it."""
         batch, run, frame = self._batch, self._settings.run, encode(message)
         if isinstance(message, Plan):
@@ -644,7 +644,7 @@ class Aggregator:
                 closed=time.time(),
                 cohort=action.cohort,
                 missing=action.missing,
-                keep=settings.method is not Method.FL,
+                keep=settings.method not in {Method.FL, Method.FRL, Method.PD},
             )
         )
         self._batch.events.append(

@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from broker.round import End
     from broker.settings import RunSettings
     from edge.wire.messages import Method
-    from edge.wire.options import FldOptions, Options, ShareOptions
+    from edge.wire.options import AgentOptions, FldOptions, Options, ShareOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,7 +100,7 @@ def _connects(command: F) -> F:
     return command
 
 
-def _default(kind: type[RunSettings | FldOptions | ShareOptions], name: str) -> Any:
+def _default(kind: type[RunSettings | FldOptions | ShareOptions | AgentOptions], name: str) -> Any:
     return next(field.default for field in dataclasses.fields(kind) if field.name == name)
 
 
@@ -112,7 +113,7 @@ def _setting(flag: str, name: str, what: str, **more: Any) -> Callable[[F], F]:
     return click.option(flag, name, default=None, help=what + ("" if default is dataclasses.MISSING else told), **more)
 
 
-_METHODS = ("alone", "fl", "fd", "fld", "mixfld", "mix2fld", "share")
+_METHODS = ("alone", "fl", "fd", "fld", "mixfld", "mix2fld", "share", "frd", "mixfrd", "pd", "frl")
 
 
 def _option(flag: str, name: str, what: str, **more: Any) -> Callable[[F], F]:
@@ -122,10 +123,10 @@ def _option(flag: str, name: str, what: str, **more: Any) -> Callable[[F], F]:
     return click.option(flag, name, default=None, help=f"{what} ({kind})  [default: {default}]", **more)
 
 
-def _kinds() -> dict[str, type[FldOptions | ShareOptions]]:
-    from edge.wire.options import FldOptions, ShareOptions
+def _kinds() -> dict[str, type[FldOptions | ShareOptions | AgentOptions]]:
+    from edge.wire.options import AgentOptions, FldOptions, ShareOptions
 
-    return {"fld": FldOptions, "share": ShareOptions}
+    return {"fld": FldOptions, "share": ShareOptions, "agents": AgentOptions}
 
 
 @broker.command()
@@ -136,6 +137,11 @@ def _kinds() -> dict[str, type[FldOptions | ShareOptions]]:
     "--program",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of the compiled program; with --resume only where the aggregator trains (fld).",
+)
+@click.option(
+    "--task",
+    help="What agents play, instead of --program: CartPole-v1 or Acrobot-v1. frl needs an agent's folder as --program "
+    "too.",
 )
 @_setting("--devices", "devices", "The run starts when so many are there.", type=int)
 @_setting("--method", "method", "What is exchanged.", type=click.Choice(_METHODS))
@@ -153,6 +159,11 @@ def _kinds() -> dict[str, type[FldOptions | ShareOptions]]:
 @_option("--shift", "share__shift", "Pixels that images are shifted by at most.", type=int)
 @_option("--buffer", "share__buffer", "Rounds whose shared inputs are trained on.", type=int)
 @_option("--warm-up", "share__warm_up", "Rounds without shared inputs, at first.", type=int)
+@_option("--bins", "agents__bins", "Cells along each component of a state.", type=int)
+@_option("--average/--current", "agents__average", "Tell the round's mean policies, or those of now.")
+@_option("--values/--no-values", "agents__values", "Tell the critic's values too.")
+@_option("--epochs", "agents__epochs", "Passes over the fleet's memory a round.", type=int)
+@_option("--distil-lr", "agents__distil_lr", "Learning rate of these.", type=float)
 @_setting("--normalise/--no-normalise", "normalise", "Divide the target by 1 + gamma.")
 @_setting("--bits", "bits", "Of a logit on the wire: 32, 16, 8, 4 or 3.", type=int)
 @_setting("--seed", "seed", "Of every random stream.", type=int)
@@ -170,6 +181,7 @@ def run(
     path: Path,
     fleet: str | None,
     program: Path | None,
+    task: str | None,
     run_number: int | None,
     resume: int | None,
     as_json: bool,
@@ -189,7 +201,8 @@ def run(
     try:
         with Ledger.open(path) as ledger, servers.stop_signals() as stop:
             if resume is None:
-                name, settings = _new(fleet, program, run_number, typed)
+                make = _new if task is None else partial(_new_agents, task=task)
+                name, settings = make(fleet=fleet, program=program, number=run_number, typed=typed)
             else:
                 name, settings = _unfinished(ledger, resume, typed)
             converter = _converter(program, settings)
@@ -223,6 +236,46 @@ def _report_end(end: End, settings: RunSettings, seconds: float, emit: Callable[
     )
     if not end.complete:
         raise click.ClickException(end.reason)
+
+
+def _new_agents(
+    fleet: str | None, task: str, program: Path | None, number: int | None, typed: dict[str, Any]
+) -> tuple[str, RunSettings]:
+    """Settings of a new run of agents from what was typed. Raises `click.UsageError`."""
+    from broker.settings import AGENT_DEFAULTS, RunSettings
+    from edge.wire.manifest import parse_manifest
+    from edge.wire.messages import AGENTS, Method
+    from edge.wire.tasks import task as known
+    from edge.wire.topics import check_name
+
+    if fleet is None or "devices" not in typed:
+        raise click.UsageError("a new run of agents needs --fleet, --task and --devices (or give --resume RUN)")
+    method = Method[typed.pop("method", "frd").upper()]
+    if method not in AGENTS | {Method.ALONE}:
+        raise click.UsageError(f"{method.name.lower()} is not for agents: alone, frd, mixfrd, pd or frl with --task")
+    if method is Method.FRL and program is None:
+        raise click.UsageError("frl averages networks: give the agents' folder (actor and critic) as --program")
+    try:
+        played = known(task)
+        parts = () if program is None else (program / "actor", program / "critic")
+        manifests = [parse_manifest((part / "manifest.json").read_text(encoding="utf-8")) for part in parts]
+        return check_name(fleet, "fleet"), RunSettings(
+            run=secrets.randbits(32) if number is None else number,
+            program=played.digest,
+            schema=played.digest,
+            labels=len(played.actions),
+            parameters=sum(manifest.parameter_count for manifest in manifests) or 1,
+            method=method,
+            options=_options(method, typed),
+            size=len(played.ranges),
+            **{**AGENT_DEFAULTS, **{name: value for name, value in typed.items() if "__" not in name}},
+        )
+    except OSError as problem:
+        raise click.UsageError(
+            f"{program} is no agent's folder: {problem}; make one with `potstill trainer agent`"
+        ) from problem
+    except ValueError as problem:
+        raise click.UsageError(str(problem)) from problem
 
 
 def _new(fleet: str | None, program: Path | None, number: int | None, typed: dict[str, Any]) -> tuple[str, RunSettings]:

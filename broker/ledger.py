@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self, cast
 from broker.round import Resumption
 from broker.settings import RunSettings, settings_from_plain
 from edge.wire.codec import SEED_UPLOAD, FrameError, decode
-from edge.wire.messages import AnyUpload, Message, Parameters, Plan, SeedUpload
+from edge.wire.messages import AnyUpload, Message, Opening, Plan, SeedUpload
 
 APPLICATION_ID = 0x506F7453
 """`PRAGMA application_id`: the file says that it is ours ("PotS")."""
@@ -363,7 +363,7 @@ class Ledger:
             return Resumption(
                 seats=dict(self._all("SELECT device, seat FROM seats WHERE run = ?", run)),
                 plan=None if plan is None else cast("Plan", _message(plan)),
-                parameters=cast("Parameters", _message(parameters[0][0])) if parameters else None,
+                opening=cast("Opening", _message(parameters[0][0])) if parameters else None,
                 uploads={device: cast("AnyUpload", _message(frame)) for device, frame in uploads},
                 seeds={device: cast("SeedUpload", _message(frame)).seeds for device, frame in given},
             )

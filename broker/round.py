@@ -39,18 +39,23 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.methods import fd, fl, share
+from broker.methods import fd, fl, proxy, share
 from broker.settings import MOST_SEATS, RunSettings, make_plan, nobody
 from edge.wire.messages import (
     SEEDED,
     AnyUpload,
     Birth,
     Command,
+    FleetMemory,
+    FleetPairs,
     FloatArray,
     LabelUpload,
+    MemoryUpload,
     Message,
     Method,
+    Opening,
     Order,
+    PairsUpload,
     Parameters,
     ParameterUpload,
     Plan,
@@ -134,9 +139,9 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Broadcast a plan or parameters (both retained)."""
+    """Broadcast a plan or what opens its round (both retained)."""
 
-    message: Plan | Parameters
+    message: Plan | Opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +224,8 @@ class Resumption:
     """Device -> seat, from every `Tell` of a `Seat`."""
     plan: Plan | None
     """Of the last `Publish` of a plan; None when the run had not started."""
-    parameters: Parameters | None
-    """Of the last `Publish` of parameters (FL, FLD), written in the same transaction as its plan."""
+    opening: Opening | None
+    """Of the last `Publish` of what opens a round, written in the same transaction as its plan."""
     uploads: Mapping[str, AnyUpload]
     """Device -> upload, from every COUNTED `Record` of round `plan.round`."""
     seeds: Mapping[str, Seeds] = field(default_factory=dict)
@@ -251,8 +256,8 @@ class RoundState:
     refused: set[str] = field(default_factory=set)
     plan: Plan | None = None
     """The last published."""
-    parameters: Parameters | None = None
-    """The last published (FL, FLD)."""
+    opening: Opening | None = None
+    """The last published: parameters (FL, FLD, FRL), the fleet's memory (FRD, MixFRD, PD)."""
     seeds: dict[str, Seeds] = field(default_factory=dict)
     """What each device gave first, in a closed round (FLD)."""
     expected: set[str] = field(default_factory=set)
@@ -286,7 +291,7 @@ def resume(settings: RunSettings, resumption: Resumption, now: float) -> Outcome
     state = RoundState(settings=settings, due=now + settings.start_deadline_s, seats=dict(resumption.seats))
     if plan is None:
         return state, []
-    state.plan, state.parameters, state.seeds = plan, resumption.parameters, dict(resumption.seeds)
+    state.plan, state.opening, state.seeds = plan, resumption.opening, dict(resumption.seeds)
     state.previous = frozenset(device for device, seat in state.seats.items() if seat in plan.cohort)
     if plan.done:
         return state, [*_broadcast(state), *_end(state, complete=True, reason=_COMPLETE)]
@@ -512,17 +517,26 @@ def _cohort(state: RoundState) -> list[str]:
 
 
 def _aggregate(state: RoundState, number: int, uploads: list[AnyUpload], seats: list[int]) -> None:
-    """The result of the cohort's uploads becomes the plan (and the parameters) of round `number`."""
+    """The result of the cohort's uploads becomes the plan of round `number`, and what else opens it."""
     settings = state.settings
     contributors, logits, labels = nobody(settings), None, b""
     if settings.method.averages_logits:
         contributors, logits = fd.average(_means(uploads), settings.bits)
-    elif settings.method is Method.FL:
-        mean = fl.average(cast("list[ParameterUpload]", uploads))
-        state.parameters = Parameters(run=settings.run, round=number, parameters=mean)
+    elif settings.method not in {Method.ALONE, *SEEDED}:
+        state.opening = _opening(settings, number, uploads)
     if isinstance(settings.options, ShareOptions) and number > settings.options.warm_up:
         labels = share.vote([upload for upload in uploads if isinstance(upload, LabelUpload)], settings.options)
     state.plan = make_plan(settings, number, frozenset(seats), contributors, logits, labels)
+
+
+def _opening(settings: RunSettings, number: int, uploads: list[AnyUpload]) -> Opening:
+    """What is not in the plan because it is large."""
+    name = {"run": settings.run, "round": number}
+    if settings.method.sends_parameters:
+        return Parameters(**name, parameters=fl.average(cast("list[ParameterUpload]", uploads)))
+    if settings.method is Method.PD:
+        return FleetPairs(**name, pairs=proxy.gather(cast("list[PairsUpload]", uploads)))
+    return FleetMemory(**name, memory=proxy.merge(cast("list[MemoryUpload]", uploads)))
 
 
 def _means(uploads: list[AnyUpload]) -> list[Upload]:
@@ -548,7 +562,7 @@ def _convert(state: RoundState) -> Convert:
         options=settings.options,
         seed=settings.seed,
         normalise=settings.normalise,
-        parameters=None if state.parameters is None else state.parameters.parameters,
+        parameters=state.opening.parameters if isinstance(state.opening, Parameters) else None,
         seeds=tuple(state.seeds[device] for device in sorted(state.seeds, key=state.seats.__getitem__)),
         teacher=fd.mean(_means(uploads))[1],
     )
@@ -561,7 +575,7 @@ def _converted(state: RoundState, event: Converted, now: float) -> list[Action]:
     if not np.isfinite(event.parameters).all():
         reason = f"round {event.round}: the conversion has diverged; lower --conversion-lr"
         return _end(state, complete=False, reason=reason)
-    state.parameters = Parameters(run=state.settings.run, round=event.round + 1, parameters=event.parameters)
+    state.opening = Parameters(run=state.settings.run, round=event.round + 1, parameters=event.parameters)
     return _conclude(state, now)
 
 
@@ -572,8 +586,8 @@ def _join_converting(state: RoundState, event: Born, now: float) -> list[Action]
 
 
 def _broadcast(state: RoundState) -> list[Action]:
-    """Parameters first: a device that has heard the plan then seldom waits for them."""
-    messages = [message for message in (state.parameters, state.plan) if message is not None]
+    """What opens the round first: a device that has heard the plan then seldom waits for it."""
+    messages = [message for message in (state.opening, state.plan) if message is not None]
     return [Publish(message) for message in messages]
 
 

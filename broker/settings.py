@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from edge.wire.messages import OPTIONS, SEEDED, Method, Plan, UintArray
+from edge.wire.messages import AGENTS, OPTIONS, SEEDED, Method, Plan, UintArray
 from edge.wire.options import Options
+from edge.wire.proxy import POLICY_BITS
 from edge.wire.rows import CodedRows
 
 MOST_SEATS = 65536
@@ -40,7 +41,7 @@ class RunSettings:
     options: Options | None = None
     """Of the method; None: its defaults, where it has options."""
     size: int = 0
-    """Numbers of one sample, for methods whose devices give samples away."""
+    """Numbers of one sample, for methods whose devices give samples away; components of a state, for agents."""
     rounds: int = 30
     steps: int = 32
     seed: int = 0
@@ -71,9 +72,18 @@ class RunSettings:
             raise ValueError(f"options of {self.method.name.lower()}: not {self.options}")  # noqa: TRY004
         if self.method in SEEDED and self.size < 1:
             raise ValueError("size is positive: take a sample's from the program's manifest")
+        if self.method in AGENTS - {Method.FRL} and self.size < 1:
+            raise ValueError("size is positive: take the number of a state's components from the task")
+        if self.method in {Method.FRD, Method.MIXFRD} and self.bits not in POLICY_BITS:
+            raise ValueError("bits of a policy: 4 or 8")
         if self.labels < 1 or self.parameters < 1:
             raise ValueError("labels and parameters are positive: take them from the program's manifest")
         make_plan(self, 0, frozenset(), nobody(self), None)  # raises ValueError for what a plan cannot carry
+
+
+AGENT_DEFAULTS: Mapping[str, Any] = {"steps": 25, "lr": 1e-3, "deadline_s": 600.0}
+"""Where agents differ: steps are episodes (METHODS, section 4), lr that of the actor (docs/rl.md); 25 episodes of 500
+steps take a minute on a slow board."""
 
 
 def settings_to_plain(settings: RunSettings) -> dict[str, Any]:

@@ -120,6 +120,48 @@ def run(
 
 
 @edge.command()
+@click.option("--broker", required=True, metavar="URL", help="mqtt://HOST[:1883] or mqtts://HOST[:8883].")
+@click.option("--fleet", required=True, help="Name of the fleet: a-z, 0-9 and '-'.")
+@click.option("--device", required=True, help="Name of this device, unique in its fleet.")
+@click.option("--program", required=True, type=_FOLDER, help="Folder that `potstill trainer agent` wrote.")
+@click.option("--env", "task", required=True, help="What is played: CartPole-v1 or Acrobot-v1 (gymnasium's names).")
+@click.option("--work", required=True, type=_FOLDER, help="Folder this device keeps its state in; one for each device.")
+@click.option("--runtime", type=click.Choice(_RUNTIMES), help="Default: the best that is installed.")
+@click.option("--profile", help="What kind of board this is (`potstill profiles list`); default: unknown.")
+@click.option("--keepalive", type=int, metavar="SECONDS", help="Between signs of life on an idle link; default 300.")
+@click.option("--cafile", type=_FILE, help="CA of the broker's certificate (mqtts); default: the system's.")
+@click.option("--cert", type=_FILE, help="This device's certificate (mqtts), with --key.")
+@click.option("--key", type=_FILE, help="The certificate's private key.")
+@click.option("--credentials", type=_FILE, help="File of two lines, user and password, as for `potstill edge run`.")
+@click.option("--log-level", type=click.Choice(_LEVELS), default="info", show_default=True, help="What is logged.")
+def agent(*, credentials: Path | None, log_level: str, **options: Any) -> None:
+    """Be one agent: play, learn by actor-critic, tell the fleet what it does, learn from what the fleet does.
+
+    Needs gymnasium (pip install 'potstill[rl]'). Otherwise as `potstill edge run`; the aggregator's run is one of
+    `potstill broker run --task`. Agents of one task may have different networks and different runtimes.
+
+    \b
+    Example:
+      potstill edge agent --broker mqtt://127.0.0.1:1883 --fleet lab --device d00 \\
+        --program programs/cartpole --env CartPole-v1 --work state/d00
+    """  # noqa: D301
+    prepare_environment()
+    _log(log_level)
+    from edge import client, store
+    from edge.runtime.choose import RuntimeMissing
+
+    keepalive = options.pop("keepalive")
+    typed = options | {"keepalive_s": keepalive}
+    try:
+        user, password = _credentials(credentials)
+        _check_profile(typed["profile"])
+        given = {name: value for name, value in typed.items() if value is not None}
+        client.run(client.Settings(user=user, password=password, **given))
+    except (ValueError, RuntimeMissing, store.WorkFolderError) as problem:
+        raise click.ClickException(str(problem)) from problem
+
+
+@edge.command()
 @click.option("--work", required=True, type=_FOLDER, help="The device's folder, as given to `potstill edge run`.")
 def show(work: Path) -> None:
     """Say what a device has on its disk: run, round, pending upload, bytes.

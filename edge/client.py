@@ -37,22 +37,28 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge import session as machine
-from edge.memory import release_code
+from edge.learner import Classifier, Learner
 from edge.meter import journal
 from edge.meter.stream import Stream, read_stream
 from edge.meter.traffic import Account, Traffic, from_plain, meter, publish_bytes, to_plain
-from edge.runtime.choose import choose, installed, load_runtime
-from edge.runtime.program import load_program
 from edge.session import Action, Event, Session
-from edge.shard import Shard, load_pool, load_shard
 from edge.store import Snapshot, WorkFolder
-from edge.train import DivergedError, Task, accuracy, train
+from edge.train import DivergedError
 from edge.wire import topics
-from edge.wire.codec import FrameError, Reason, decode, encode, parameters_limit, plan_limit
-from edge.wire.labels import read_votes
-from edge.wire.manifest import POOL_FILE
-from edge.wire.messages import Birth, Command, Gone, Message, Parameters, Plan, Report, Seat
-from edge.wire.options import ShareOptions
+from edge.wire.codec import FrameError, Reason, decode, encode, plan_limit
+from edge.wire.messages import (
+    Birth,
+    Command,
+    FleetMemory,
+    FleetPairs,
+    Gone,
+    Message,
+    Opening,
+    Parameters,
+    Plan,
+    Report,
+    Seat,
+)
 
 if TYPE_CHECKING:
     from edge.meter.power.sampler import EnergyMeter
@@ -95,7 +101,10 @@ class Settings:
     fleet: str
     device: str
     program: Path
-    data: Path
+    data: Path | None = None
+    """This device's samples; None for an agent."""
+    task: str | None = None
+    """What an agent plays (`edge.wire.tasks`); its program is then a folder of two, actor and critic."""
     work: Path
     runtime: str | None = None
     """onnx, tflite, numpy or torch; None: the best that is installed."""
@@ -465,16 +474,8 @@ class Client:
         self._settings = settings
         self._work = work
         self._name = f"{settings.fleet}/{settings.device}"
-        program = load_program(settings.program)
-        self._manifest = program.manifest
-        self._shard: Shard = load_shard(settings.data, self._manifest)
-        shipped = program.files.get(POOL_FILE)
-        self._pool = None if shipped is None else load_pool(shipped, self._manifest)
-        why = choose(program, settings.runtime, installed()).reason
-        release_code()  # before and after: the runtime's own import and loading are the peak
-        self._runtime = load_runtime(program, settings.runtime)
-        release_code()
-        LOG.info("%s: runtime %s (%s), program %s", self._name, self._runtime.name, why, self._manifest.name)
+        self._learner = _learner(settings)
+        LOG.info("%s: %s", self._name, self._learner.about)
         self._started_s = time.monotonic()
         self._traffic = Traffic()
         self._closed_round: tuple[int | None, int] | None = None
@@ -487,7 +488,7 @@ class Client:
         self._parameters_topic = topics.parameters(settings.fleet)
         self._kinds: dict[str, tuple[type[Message], ...]] = {
             self._plan_topic: (Plan,),
-            self._parameters_topic: (Parameters,),
+            self._parameters_topic: (Parameters, FleetMemory, FleetPairs),
             topics.command(settings.fleet, settings.device): (Seat, Command),
         }
         self._power = _power_meter(settings)
@@ -497,7 +498,7 @@ class Client:
         saved, warning = self._work.load(self._name)
         if warning:
             LOG.warning("%s", warning)
-        identity = {"program": self._manifest.digest, "schema": self._manifest.schema}
+        identity = {"program": self._learner.program, "schema": self._learner.schema}
         if saved is None:
             return machine.start(None, **identity)
         session = machine.start(saved.session, **identity)
@@ -505,7 +506,7 @@ class Client:
             if saved.session.get("run") is not None:
                 LOG.warning("the saved run was of another program; %s, starting fresh", self._work.set_aside())
             return session
-        self._runtime.set_state(saved.state)
+        self._learner.runtime.set_state(saved.state)
         self._loss, self._train_s = saved.loss, saved.train_s
         self._resume_counters(saved.traffic)
         pending = "none" if session.pending is None else f"of round {session.pending.round}"
@@ -574,12 +575,12 @@ class Client:
             self._follow(message)
         self._feed(machine.Heard(message, happening.replay), heard_bytes=len(happening.payload))
 
-    def _read(self, incoming: Incoming) -> Plan | Parameters | Seat | Command | None:
+    def _read(self, incoming: Incoming) -> Plan | Opening | Seat | Command | None:
         """The message, or None for a frame that is refused: counted, and logged once a reason."""
         if incoming.topic == self._parameters_topic:
-            limit = parameters_limit(self._manifest.parameter_count)
+            limit = self._learner.opening_limit()
         else:
-            limit = plan_limit(len(self._manifest.labels), MOST_SEATS)
+            limit = plan_limit(self._learner.labels, MOST_SEATS)
         try:
             message = decode(incoming.payload, limit=limit)
             self._check(message, incoming.topic)
@@ -587,36 +588,21 @@ class Client:
             if self._traffic.refuse(refusal.reason):
                 LOG.warning("frame on %s refused: %s", incoming.topic, refusal)
             return None
-        assert isinstance(message, Plan | Parameters | Seat | Command)
+        assert isinstance(message, Plan | Opening | Seat | Command)
         return message
 
     def _check(self, message: Message, topic: str) -> None:
-        """What only a device that knows its topics and its program can see. Raises FrameError."""
+        """What only a device that knows its topics and what it learns can see. Raises FrameError."""
         if not isinstance(message, self._kinds.get(topic, ())):
             raise FrameError(Reason.UNEXPECTED, f"{type(message).__name__} on {topic}")
-        if isinstance(message, Parameters) and len(message.parameters) != self._manifest.parameter_count:
-            raise FrameError(
-                Reason.SHAPE, f"{len(message.parameters)} parameters, not {self._manifest.parameter_count}"
-            )
-        if isinstance(message, Plan) and message.schema == self._manifest.schema:
-            labels = len(message.contributors)
-            if labels not in {0, len(self._manifest.labels)}:
-                raise FrameError(Reason.SHAPE, f"{labels} labels, not {len(self._manifest.labels)}")
-            self._check_shared(message)
-
-    def _check_shared(self, plan: Plan) -> None:
-        """The fleet's labels of shared inputs are ours. Raises FrameError."""
-        options = plan.read_options()
-        if isinstance(options, ShareOptions) and plan.labels:
-            try:
-                read_votes(plan.labels, options, len(self._manifest.labels))
-            except ValueError as problem:
-                raise FrameError(Reason.RANGE, f"labels of shared inputs: {problem}") from problem
+        if isinstance(message, Plan | Opening):
+            self._learner.check(message)
 
     def _follow(self, plan: Plan) -> None:
-        """Hear parameters while the method sends them: they are as large as everything else in many rounds together."""
+        """Hear what opens a round while the method has such: it is as large as all else in many rounds together."""
         ours = plan.program == self._session.program
-        wanted = ours and plan.method.sends_parameters and not (plan.done and plan.run != self._session.run)
+        opens = plan.method.sends_parameters or plan.method.sends_memory
+        wanted = ours and opens and not (plan.done and plan.run != self._session.run)
         self._link.want_parameters(wanted=wanted, now=plan.round > 0)
 
     def _feed(self, event: Event, *, heard_bytes: int = 0) -> None:
@@ -644,7 +630,7 @@ class Client:
             case machine.Reset():
                 self._reset(heard_bytes)
             case machine.Adopt(parameters):
-                self._runtime.set_parameters(parameters)
+                self._learner.runtime.set_parameters(parameters)
             case machine.Review(run, round_):
                 self._review(run, round_)
             case machine.Train():
@@ -662,16 +648,16 @@ class Client:
     def _announce(self) -> None:
         birth = Birth(
             profile=self._settings.profile,
-            runtime=self._runtime.name,
+            runtime=self._learner.runtime.name,
             version=version("potstill"),
-            program=self._manifest.digest,
-            schema=self._manifest.schema,
-            samples=self._shard.counts(len(self._manifest.labels)),
+            program=self._learner.program,
+            schema=self._learner.schema,
+            samples=self._learner.samples(),
         )
         self._publish(topics.birth(self._settings.fleet, self._settings.device), birth, qos=1, retain=True)
 
     def _reset(self, heard_bytes: int) -> None:
-        self._runtime.reset()
+        self._learner.runtime.reset()
         self._loss = self._train_s = 0.0
         self._write_line(None)
         packet_bytes = publish_bytes(topic=self._plan_topic, payload_bytes=heard_bytes, qos=1)
@@ -682,15 +668,7 @@ class Client:
         started_s = time.monotonic()
         LOG.debug("run %d round %d: training", plan.run, plan.round)
         try:
-            task = Task(
-                plan=plan,
-                teacher=action.teacher,
-                device=self._settings.device,
-                seeds=action.seeds,
-                shared=action.shared,
-                pool=self._pool,
-            )
-            result = train(self._runtime, self._shard, self._manifest, task, go_on=self._between_steps)
+            result = self._learner.train(action, self._settings.device, self._between_steps)
         except DivergedError as problem:
             raise ConfigurationError(f"run {plan.run}, round {plan.round}: {problem}") from problem
         if result is None:
@@ -733,7 +711,7 @@ class Client:
 
     def _accuracy(self) -> float:
         before_s = time.process_time()
-        found = accuracy(self._runtime, self._shard, self._manifest.predict_batch)
+        found = self._learner.score()
         self._traffic.review_cpu_s += time.process_time() - before_s
         return found
 
@@ -778,12 +756,23 @@ class Client:
             Snapshot(
                 device=self._name,
                 session=machine.snapshot(self._session),
-                state=self._runtime.state(),
+                state=self._learner.runtime.state(),
                 traffic={"run": to_plain(self._traffic.of_run(self._account())), "refused": self._traffic.refused},
                 loss=self._loss,
                 train_s=self._train_s,
             )
         )
+
+
+def _learner(settings: Settings) -> Learner:
+    """Raises ValueError that says what to change."""
+    if settings.task is not None:
+        from edge.agent.learner import Agent
+
+        return Agent(settings.program, settings.task, settings.runtime)
+    if settings.data is None:
+        raise ConfigurationError("a device needs samples (--data), an agent a task (potstill edge agent)")
+    return Classifier(settings.program, settings.data, settings.runtime)
 
 
 def _power_meter(settings: Settings) -> EnergyMeter | None:

@@ -4,7 +4,8 @@
 what comes of them back as events. A device goes through five phases:
 
     IDLE      no run has work for it: none heard, the last one over, or a plan for another program
-    WAITING   a plan was heard, but the seat or (FL, FLD) the round's parameters have not come yet; any order will do
+    WAITING   a plan was heard, but the seat or what opens the round (parameters: FL, FLD, FRL; the fleet's memory: FRD,
+              MixFRD, PD) has not come yet; any order will do
     TRAINING  the plan's K steps are under way in the shell's worker
     SENT      the round's upload is pending: no cohort has said yet whether it counted
     LEFT      told to stop
@@ -40,7 +41,10 @@ from edge.wire.codec import FrameError, decode, encode
 from edge.wire.messages import (
     AnyUpload,
     Command,
+    FleetMemory,
+    FleetPairs,
     LabelUpload,
+    Opening,
     Order,
     Parameters,
     Plan,
@@ -71,7 +75,7 @@ class LinkDown:
 class Heard:
     """A message for this device arrived and decoded."""
 
-    message: Plan | Parameters | Seat | Command
+    message: Plan | Opening | Seat | Command
     replay: bool = False
     """The broker had it retained and sent it because we subscribed, not because it was published just now: the RETAIN
     flag (MQTT 5, 3.3.1.3), seen to be set so by rumqttd 0.20 and mosquitto 2.0.11."""
@@ -106,7 +110,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Replace the model's parameters (FL's averaged model, FLD's converted one)."""
+    """Replace the model's parameters (averaged ones: FL, FRL; FLD's converted ones)."""
 
     parameters: FloatArray
 
@@ -133,6 +137,8 @@ class Train:
     """Whether the upload is to bring this device's seeds (FLD): none of its uploads is known to have counted."""
     shared: tuple[tuple[int, bytes], ...] = ()
     """Rounds and the fleet's labels of the inputs they shared, oldest first (`share`)."""
+    memory: FleetMemory | FleetPairs | None = None
+    """What the fleet does in the states it has seen, to be distilled before anything is played (FRD, MixFRD, PD)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +205,8 @@ class Session:
     """The plan acted on (or waited with) in `run`; None after a restart."""
     queued: Plan | None = None
     """The newest plan heard while training."""
-    parameters: Parameters | None = None
-    """The last heard, until they are adopted."""
+    opening: Opening | None = None
+    """The last heard, until it is adopted or distilled."""
     pending: AnyUpload | None = None
     """The upload of round `completed`, until a plan settles it."""
     pending_qos: int = 1
@@ -403,9 +409,11 @@ def _begin(session: Session) -> Outcome:
     if not _ready(session, plan):
         return replace(session, phase=Phase.WAITING), []
     actions: list[Action] = []
-    if session.parameters is not None and _adopts(plan):
-        actions.append(Adopt(session.parameters.parameters))
-        session = replace(session, parameters=None)
+    opening = session.opening if _opens(plan) else None
+    if opening is not None:
+        session = replace(session, opening=None)
+    if isinstance(opening, Parameters):
+        actions.append(Adopt(opening.parameters))
     if plan.report and plan.round > 0 and session.completed == plan.round - 1:
         actions.append(Review(plan.run, session.completed))
     if plan.done:
@@ -413,7 +421,8 @@ def _begin(session: Session) -> Outcome:
         return session, [*actions, Save()]
     session = replace(session, shared=_shared(session, plan))
     seeds = isinstance(plan.read_options(), FldOptions) and not session.seeded
-    actions.append(Train(plan, _teacher(session.counted, plan), seeds, session.shared))
+    memory = None if isinstance(opening, Parameters) else opening
+    actions.append(Train(plan, _teacher(session.counted, plan), seeds, session.shared, memory))
     return replace(session, phase=Phase.TRAINING, counted=None), actions
 
 
@@ -427,15 +436,15 @@ def _shared(session: Session, plan: Plan) -> tuple[tuple[int, bytes], ...]:
 
 
 def _ready(session: Session, plan: Plan) -> bool:
-    heard = session.parameters
-    if _adopts(plan) and (heard is None or (heard.run, heard.round) != (plan.run, plan.round)):
+    heard = session.opening
+    if _opens(plan) and (heard is None or (heard.run, heard.round) != (plan.run, plan.round)):
         return False
     return plan.done or (session.seat is not None and session.seat.run == plan.run)
 
 
-def _adopts(plan: Plan) -> bool:
-    """Round 0 starts from the program's own initial parameters, the same on every device."""
-    return plan.method.sends_parameters and plan.round > 0
+def _opens(plan: Plan) -> bool:
+    """Whether the round opens with more than its plan; round 0 starts from the program's own initial parameters."""
+    return plan.round > 0 and (plan.method.sends_parameters or plan.method.sends_memory)
 
 
 def _teacher(counted: Upload | None, plan: Plan) -> FloatArray | None:
@@ -465,19 +474,19 @@ def _by_label(coded: CodedRows | None, holders: UintArray) -> FloatArray:
 # ---------------------------------------------------------------- what else is heard
 
 
-def _hear_parameters(session: Session, parameters: Parameters) -> Outcome:
+def _hear_opening(session: Session, opening: Opening) -> Outcome:
     plan = session.plan
-    if plan is not None and parameters.run == plan.run and parameters.round <= plan.round:
+    if plan is not None and opening.run == plan.run and opening.round <= plan.round:
         return session, []  # already adopted; kept, they would fill the memory of a small device
-    return replace(session, parameters=parameters), []
+    return replace(session, opening=opening), []
 
 
 def _hear_seat(session: Session, seat: Seat) -> Outcome:
     return replace(session, seat=seat), []
 
 
-def _awaited_parameters(session: Session, parameters: Parameters) -> Outcome:
-    return _begin(replace(session, parameters=parameters))
+def _awaited_opening(session: Session, opening: Opening) -> Outcome:
+    return _begin(replace(session, opening=opening))
 
 
 def _awaited_seat(session: Session, seat: Seat) -> Outcome:
@@ -539,21 +548,27 @@ _TABLE: dict[tuple[Phase, type], _Handler] = {
     (Phase.IDLE, LinkUp): _link_up,
     (Phase.IDLE, LinkDown): _link_down,
     (Phase.IDLE, Plan): _hear_plan,
-    (Phase.IDLE, Parameters): _hear_parameters,
+    (Phase.IDLE, Parameters): _hear_opening,
+    (Phase.IDLE, FleetMemory): _hear_opening,
+    (Phase.IDLE, FleetPairs): _hear_opening,
     (Phase.IDLE, Seat): _hear_seat,
     (Phase.IDLE, Command): _obey,
     # ------------------------------------
     (Phase.WAITING, LinkUp): _link_up,
     (Phase.WAITING, LinkDown): _link_down,
     (Phase.WAITING, Plan): _hear_plan,
-    (Phase.WAITING, Parameters): _awaited_parameters,
+    (Phase.WAITING, Parameters): _awaited_opening,
+    (Phase.WAITING, FleetMemory): _awaited_opening,
+    (Phase.WAITING, FleetPairs): _awaited_opening,
     (Phase.WAITING, Seat): _awaited_seat,
     (Phase.WAITING, Command): _obey,
     # ------------------------------------
     (Phase.TRAINING, LinkUp): _link_up,
     (Phase.TRAINING, LinkDown): _link_down,
     (Phase.TRAINING, Plan): _queue_plan,
-    (Phase.TRAINING, Parameters): _hear_parameters,
+    (Phase.TRAINING, Parameters): _hear_opening,
+    (Phase.TRAINING, FleetMemory): _hear_opening,
+    (Phase.TRAINING, FleetPairs): _hear_opening,
     (Phase.TRAINING, Seat): _hear_seat,
     (Phase.TRAINING, Command): _obey,
     (Phase.TRAINING, Trained): _finish,
@@ -561,13 +576,17 @@ _TABLE: dict[tuple[Phase, type], _Handler] = {
     (Phase.SENT, LinkUp): _link_up,
     (Phase.SENT, LinkDown): _link_down,
     (Phase.SENT, Plan): _hear_plan,
-    (Phase.SENT, Parameters): _hear_parameters,
+    (Phase.SENT, Parameters): _hear_opening,
+    (Phase.SENT, FleetMemory): _hear_opening,
+    (Phase.SENT, FleetPairs): _hear_opening,
     (Phase.SENT, Seat): _hear_seat,
     (Phase.SENT, Command): _obey,
     # ------------------------------------
     (Phase.LEFT, LinkDown): _link_down,
     (Phase.LEFT, Plan): _ignore,
     (Phase.LEFT, Parameters): _ignore,
+    (Phase.LEFT, FleetMemory): _ignore,
+    (Phase.LEFT, FleetPairs): _ignore,
     (Phase.LEFT, Seat): _ignore,
     (Phase.LEFT, Command): _ignore,
     (Phase.LEFT, Trained): _finish_left,

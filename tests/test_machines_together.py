@@ -202,6 +202,7 @@ class World:
                 if isinstance(message, Plan):
                     self.retained_plan = message
                 else:
+                    assert isinstance(message, Parameters)
                     self.retained_parameters = message
                 for device in self.devices:
                     if device.linked:
@@ -420,7 +421,7 @@ class World:
         resumption = aggregator.Resumption(
             seats=dict(ledger.seats),
             plan=ledger.plan,
-            parameters=ledger.parameters,
+            opening=ledger.parameters,
             uploads=dict(ledger.counted.get(number, {})),
             seeds=self.given(number),
         )

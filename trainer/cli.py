@@ -12,6 +12,7 @@ from trainer.channel_cli import channel
 from trainer.pool import pool
 from trainer.reference.cli import run
 from trainer.reference.study_cli import study, table
+from trainer.rl.cli import agent, rl
 from trainer.split_cli import split
 
 if TYPE_CHECKING:
@@ -19,7 +20,19 @@ if TYPE_CHECKING:
     from trainer.compile.package import Packed
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Trainer(click.Group):
+    """`run METHOD... --env NAME` is for agents: the command `rl`, whose options are others."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is run and any(arg == "--env" or arg.startswith("--env=") for arg in rest):
+            return "run", rl, rest
+        return name, command, rest
+
+
+@click.group(cls=_Trainer, context_settings={"help_option_names": ["-h", "--help"]})
 def trainer() -> None:
     """The workstation: compile programs, split data, run the reference."""
 
@@ -46,6 +59,8 @@ trainer.add_command(channel)
 trainer.add_command(run)
 trainer.add_command(study)
 trainer.add_command(table)
+trainer.add_command(rl)
+trainer.add_command(agent)
 
 
 @trainer.command("compile")

@@ -579,6 +579,6 @@ AnyUpload: TypeAlias = Upload | LabelUpload | SeedUpload | ParameterUpload | Mem
 """What a device gives to a round."""
 
 Opening: TypeAlias = Parameters | FleetMemory | FleetPairs
-"""What opens a round beside its plan, where the method has such a thing."""
+"""What opens a round beside its plan, where the method has such a thing: on one topic, retained."""
 
 Message: TypeAlias = AnyUpload | Plan | Opening | Birth | Gone | Seat | Command | Report | Meter

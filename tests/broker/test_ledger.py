@@ -94,8 +94,8 @@ def test_an_unfinished_run_comes_back_as_a_resumption(ledger: Ledger, path: Path
     assert found.seats == {"d0": 0, "d1": 1}
     assert found.plan is not None
     assert found.plan.round == 1
-    assert found.parameters is not None
-    assert found.parameters.parameters.tolist() == [0.25] * 4
+    assert isinstance(found.opening, Parameters)
+    assert found.opening.parameters.tolist() == [0.25] * 4
     assert set(found.uploads) == {"d1"}
     upload = found.uploads["d1"]
     assert isinstance(upload, ParameterUpload)
@@ -104,7 +104,7 @@ def test_an_unfinished_run_comes_back_as_a_resumption(ledger: Ledger, path: Path
 
 def test_a_run_without_a_plan_resumes_from_nothing(ledger: Ledger) -> None:
     found = ledger.unfinished(7)
-    assert (found.plan, found.parameters, dict(found.uploads), dict(found.seats)) == (None, None, {}, {})
+    assert (found.plan, found.opening, dict(found.uploads), dict(found.seats)) == (None, None, {}, {})
 
 
 def test_nobody_counts_twice(ledger: Ledger) -> None:

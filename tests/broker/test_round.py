@@ -236,7 +236,7 @@ def test_a_conversion_that_diverges_ends_the_run_with_the_reason() -> None:
 def test_an_aggregator_that_died_converting_converts_again() -> None:
     uploads = {device: seed_upload(0, value) for value, device in enumerate("abc")}
     plan = opened(method=Method.FLD, size=2).state.plan
-    resumption = Resumption(seats={"a": 0, "b": 1, "c": 2}, plan=plan, parameters=None, uploads=uploads)
+    resumption = Resumption(seats={"a": 0, "b": 1, "c": 2}, plan=plan, opening=None, uploads=uploads)
     state, actions = resume(settings(method=Method.FLD, size=2), resumption, 0.0)
     assert state.phase is Phase.CONVERTING
     assert kinds(actions) == ["Convert"]
@@ -524,9 +524,7 @@ def test_the_plan_goes_out_again_when_the_link_returns() -> None:
 def resumption(run: Run) -> Resumption:
     """What a ledger would have kept of it."""
     state = run.state
-    return Resumption(
-        seats=dict(state.seats), plan=state.plan, parameters=state.parameters, uploads=dict(state.counted)
-    )
+    return Resumption(seats=dict(state.seats), plan=state.plan, opening=state.opening, uploads=dict(state.counted))
 
 
 def test_a_run_that_had_not_started_assembles_again_with_the_same_seats() -> None:

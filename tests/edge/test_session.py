@@ -220,7 +220,7 @@ def test_fl_joins_late_with_plan_and_parameters_in_either_order(messages: tuple[
     adopted = [action.parameters for action in actions if isinstance(action, Adopt)]
     assert [action for action in kinds(actions) if action != "Reset"] == ["Adopt", "Train"]
     np.testing.assert_array_equal(adopted[0], [2, 2, 2])
-    assert session.parameters is None
+    assert session.opening is None
 
 
 def test_fl_begins_round_0_without_parameters_and_waits_for_those_of_its_round() -> None:
@@ -235,7 +235,7 @@ def test_fl_begins_round_0_without_parameters_and_waits_for_those_of_its_round()
 
 def test_parameters_that_were_adopted_are_not_kept_again() -> None:
     session, _ = play(seated(), *heard(parameters(1), plan(1, method=Method.FL), parameters(1)))
-    assert session.parameters is None
+    assert session.opening is None
 
 
 @pytest.mark.parametrize("foreign", [{"program": OTHER}, {"schema": OTHER}])

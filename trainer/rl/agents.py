@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.wire.options import AgentOptions
-from edge.wire.streams import Purpose, stream
+from edge.wire.streams import FLEET, Purpose, stream
 from edge.wire.tasks import SOLVED_EPISODES, Task
 from trainer.rl.environments import environments
 from trainer.rl.networks import Floats, Indices, Networks, initial, softmax
@@ -37,7 +37,7 @@ DRAWS = 1024
 class Learning:
     """How one agent learns; the rest is `AgentOptions`."""
 
-    lr: float = 3e-3
+    lr: float = 1e-3
     """Of the actor."""
     clip: float = 0.5
     """Largest norm of a gradient (EXPERIMENTS, section 6); part of the compiled program."""
@@ -275,9 +275,9 @@ def population(
     for layers, members in shapes.items():
         actors, critics = [], []
         for i in members:
-            rng = stream(seeds[i], "" if common else names[i], 0, Purpose.BATCHES)
-            actors.append(initial((S, *layers, A), rng, LAST))
-            critics.append(initial((S, *layers, 1), rng, LAST))
+            actor, critic = parameters(task, layers, seeds[i], FLEET if common else names[i])
+            actors.append(actor)
+            critics.append(critic)
         banks.append(
             Bank(
                 members=np.array(members),
@@ -286,6 +286,14 @@ def population(
             )
         )
     return Agents(task, learning, names, seeds, banks)
+
+
+def parameters(task: Task, hidden: Sequence[int], seed: int, name: str) -> tuple[Floats, Floats]:
+    """First parameters of actor and critic, flat; `name` "" for those that a whole fleet starts from."""
+    rng = stream(seed, name, 0, Purpose.BATCHES)
+    S, A = len(task.ranges), len(task.actions)
+    actor = initial((S, *hidden, A), rng, LAST)
+    return actor, initial((S, *hidden, 1), rng, LAST)
 
 
 LAST = 0.02

@@ -67,6 +67,7 @@ def pack_agent(
                 labels=labels,
                 optimiser="adam",
                 batch=BATCH,
+                predict_batch=1 if part == "actor" else BATCH,  # an actor is asked for one state at a time
                 loss=loss,
                 clip=clip,
             )
