@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from edge.meter.energy import Energy, Measured, energy_from_plain, summed
 from edge.meter.journal import Line
 from edge.meter.layers import CLASSES, Layers, by_class, layers
 from edge.meter.traffic import Account, to_plain
@@ -32,6 +33,7 @@ def plain(lines: Sequence[Line]) -> list[dict[str, Any]]:
                 d: {name: asdict(part) for name, part in by_class(line.account, d).items()} for d in ("up", "down")
             },
             "counts": to_plain(line.account),
+            "energy": line.energy,
         }
         for line in lines
     ]
@@ -45,6 +47,7 @@ def text(lines: Sequence[Line], run: int) -> list[str]:
     count = len({line.round for line in rounds})
     told = [f"run {run}: {count} rounds, {total.elapsed_s:.1f} s{', TLS' if any(x.tls for x in rounds) else ''}", ""]
     told += [*_layer_table(total, count), "", *_class_table(total), "", *_notes(total)]
+    told += _energy(rounds)
     if outside:
         apart = _sum(outside)
         up, down = layers(apart, "up").total, layers(apart, "down").total
@@ -95,6 +98,27 @@ def _notes(total: Account) -> list[str]:
     segments = f"segments {stream.segments_out} out, {stream.segments_in} in"
     again = f"sent again {stream.retransmitted_segments} ({stream.retransmitted} bytes)"
     return [f"{segments}; {again}; bytes that came twice, estimated: {stream.received_again}", *notes]
+
+
+def _energy(rounds: Sequence[Line]) -> list[str]:
+    """Nothing where the device had no power sensor (docs/energy.md)."""
+    found = [(line.round, energy_from_plain(line.energy)) for line in rounds if line.energy is not None]
+    if not found:
+        return []
+    total = summed(energy for _, energy in found)
+    count = len({number for number, _ in found})
+    lacking = "" if len(found) == len(rounds) else f"; {len(rounds) - len(found)} lines without a sensor are not in it"
+    return [f"energy {total}; {total.total_j / count:.3g} J a round{lacking}", f"  {_how(total)}"]
+
+
+def _how(energy: Energy) -> str:
+    basis = energy.basis
+    if not isinstance(basis, Measured):
+        return f"{basis.profile}: {basis.compute}; {basis.radio} ({basis.quality})"
+    rest = (
+        "no idle baseline" if basis.idle_w is None else f"{basis.idle_w:.3f} W at rest over {basis.idle_window_s:.1f} s"
+    )
+    return f"{basis.sensor}, {basis.rate_hz:g} a second, {basis.samples} readings, {rest}; it sees {basis.covers}"
 
 
 def _bytes(value: int | None) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from edge.cli import edge
 from edge.meter import journal, table
+from edge.meter.energy import Energy, Measured
 from edge.meter.journal import Line
 from edge.meter.packets import KIND, empty_tally
 from edge.meter.stream import Stream
@@ -108,3 +111,44 @@ def test_a_folder_without_a_record_says_what_to_do(tmp_path: Path) -> None:
     refused = CliRunner().invoke(edge, ["meter", "--work", str(tmp_path)])
     assert refused.exit_code == 1
     assert "--work is another" in refused.output
+
+
+def measured(total_j: float, *, idle_w: float | None = 2.0) -> dict[str, Any]:
+    basis = Measured(
+        sensor="ina219 at 0x40 on i2c-1",
+        covers="what flows through the shunt",
+        rate_hz=50,
+        samples=100,
+        window_s=2.0,
+        covered_s=2.0,
+        idle_w=idle_w,
+        idle_window_s=10.0,
+    )
+    idle_j = None if idle_w is None else 2.0 * idle_w
+    return Energy(total_j=total_j, idle_j=idle_j, compute_j=None, radio_j=None, basis=basis).to_plain()
+
+
+def told(work: Path, *lines: Line) -> str:
+    for line in lines:
+        journal.append(work, line)
+    said = CliRunner().invoke(edge, ["meter", "--work", str(work)])
+    assert said.exit_code == 0, said.output
+    return said.stdout
+
+
+def test_joules_are_told_where_they_were_measured(tmp_path: Path) -> None:
+    lines = [replace(a_line(7, number), energy=measured(5.0 + number)) for number in (0, 1)]
+    said = told(tmp_path, *lines)
+    assert "energy 11.00 J measured, 3.00 J above idle; 5.5 J a round" in said
+    assert "ina219 at 0x40 on i2c-1, 50 a second, 200 readings, 2.000 W at rest over 10.0 s" in said
+    assert journal.read(tmp_path)[0][1].energy == lines[1].energy
+
+
+def test_lines_without_a_sensor_are_told_of(tmp_path: Path) -> None:
+    said = told(tmp_path, a_line(7, 0), replace(a_line(7, 1), energy=measured(5.0, idle_w=None)))
+    assert "energy 5.00 J measured; 5 J a round; 1 lines without a sensor are not in it" in said
+    assert "no idle baseline" in said
+
+
+def test_without_a_sensor_nothing_is_said_of_joules(work: Path) -> None:
+    assert "energy" not in told(work)
