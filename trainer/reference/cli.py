@@ -34,7 +34,7 @@ def common_options(command: _F) -> _F:
     for option in reversed(
         (
             click.option(
-                "--data", default="digits", show_default=True, help="digits, mnist:DIR or npz:DIR (docs/data.md)."
+                "--data", default="digits", show_default=True, help="digits, mnist:DIR, npz:DIR or features:DIR."
             ),
             click.option("--devices", type=click.IntRange(1, 65535), help="[default: 10, or all that the data has]"),
             click.option("--samples", type=click.IntRange(1), help="Training samples a device.  [default: 60 or 500]"),

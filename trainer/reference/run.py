@@ -179,7 +179,7 @@ def _point(settings: Settings, now: Standing, scores: Mapping[str, list[dict[str
     main = columns[judged[0], view]
     return Point(
         round=now.round,
-        score=Spread(mean=float(np.mean(main)), worst=min(main), best=max(main)),
+        score=Spread(mean=round(float(np.mean(main)), 6), worst=round(min(main), 6), best=round(max(main), 6)),
         seconds=now.seconds,
         up=Layers(payload=now.up),
         down=Layers(payload=now.down),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from edge.runtime.program import ProgramRefused, load_program
 from edge.wire.manifest import parse_manifest
 from trainer.data import Dataset, load_dataset
 from trainer.demo.settings import OTHERS, RECIPES
@@ -17,6 +18,8 @@ from trainer.reference.settings import METHODS, OWN, RUNTIMES, SEEDED, WEIGHTS, 
 from trainer.shards import default_samples
 
 BATCH = 32
+LOWEST = {"lr": 1e-9, "gamma": 0.0, "beta": 0.0, "temperature": 1e-3}
+"""What these settings are at least."""
 MODEL_OF = {(1, 28, 28): "cnn", (1, 8, 8): "cnn-8x8", (9, 128): "har-cnn", (135,): "mlp-32"}
 """Where no model is named."""
 
@@ -52,6 +55,8 @@ def settle(wish: Wish, cache: Path) -> list[Settings]:
     splits = [str(resolve(parse_split(text), samples, dataset.label_count)) for text in texts]
     models = wish.models or (MODEL_OF.get(dataset.input_shape, "mlp"),)
     programs = wish.programs or tuple(str(program(model, dataset, cache, wish.batch)) for model in models)
+    for folder in programs:
+        require_fit(Path(folder), dataset)
     recipe = RECIPES.get(dataset.input_shape, OTHERS)
     suits = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
     runs = []
@@ -97,12 +102,29 @@ def check(method: str, chosen: Mapping[str, Any], dataset: Dataset, programs: in
     for name, known in (("code", CODES), ("label_code", CODES), ("weights", WEIGHTS), ("runtime", RUNTIMES)):
         if name in chosen and chosen[name] not in known:
             raise RunError(f"unknown {name} {chosen[name]!r}: choose from {', '.join(known)}")
+    for name, low in LOWEST.items():
+        value = chosen.get(name)
+        if value is not None and not low <= value < 1000:
+            raise RunError(f"{name} is {value:g}: {low:g} to 1000 can be trained with")
     if chosen.get("shift") and len(dataset.input_shape) < 3:
         raise RunError(f"{dataset.name} holds no images: leave --shift out")
     if programs > 1 and method in {"fl", *SEEDED}:
         raise RunError(f"{method} sends parameters: all devices need one model (fd, ds-fl, cfd, share do not)")
     if method in {"mixfld", "mix2fld"} and not 0 < float(chosen.get("lam", 0.1)) < 0.5:
         raise RunError("lambda is above 0 and below 0.5: at 0.5 a mixed pair cannot be taken apart again")
+
+
+def require_fit(folder: Path, dataset: Dataset) -> None:
+    """Raises RunError where there is no program, or one for other data."""
+    try:
+        manifest = load_program(folder).manifest
+    except ProgramRefused as problem:
+        raise RunError(str(problem)) from problem
+    if manifest.input_shape != dataset.input_shape or len(manifest.labels) < dataset.label_count:
+        raise RunError(
+            f"{folder}: a program for samples of {manifest.input_shape} and {len(manifest.labels)} labels; "
+            f"{dataset.name} has {dataset.input_shape} and {dataset.label_count}: compile one that fits"
+        )
 
 
 def program(model: str, dataset: Dataset, cache: Path, batch: int | None = None) -> Path:

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from potstill import main
 from trainer.data import DataError, load_dataset, load_mnist, with_features
+from trainer.programs import shipped
 from trainer.record.run import Curve, Layers, Point, Spread, read_record
 from trainer.reference.papers import FD_BITS, FD_DEVICES, FD_PUBLISHED, FD_ROUNDS
 from trainer.reference.settings import RunError
@@ -116,6 +117,12 @@ def test_tables_wrap_their_notes() -> None:
 def test_unknown_methods_and_shifts_of_no_image_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="choose from alone"):
         settle(Wish(methods=("fedavg",)), tmp_path)
+    with pytest.raises(RunError, match="lr is -1"):
+        settle(Wish(methods=("fd",), changes={"lr": -1.0}), tmp_path)
+    with pytest.raises(RunError, match="no program at"):
+        settle(Wish(methods=("fd",), programs=(str(tmp_path / "none"),)), tmp_path)
+    with pytest.raises(RunError, match="compile one that fits"):
+        settle(Wish(methods=("fd",), programs=(str(shipped("cnn-28x28")),)), tmp_path)
     with pytest.raises(RunError, match="lambda"):
         settle(Wish(methods=("mix2fld",), changes={"lam": 0.5}), tmp_path)
 
