@@ -194,7 +194,7 @@ class Convert:
     parameters: FloatArray | None
     """(P,) of the round before; None: the program's initial state."""
     seeds: tuple[Seeds, ...]
-    """Of every device that has given any, in the order of the seats."""
+    """Of every device that has given any, in the order of `by_name`: seats differ from run to run."""
     teacher: NDArray[np.float64]
     """(L, L) the cohort's mean logits, zeros where nobody sent the label."""
 
@@ -563,9 +563,14 @@ def _convert(state: RoundState) -> Convert:
         seed=settings.seed,
         normalise=settings.normalise,
         parameters=state.opening.parameters if isinstance(state.opening, Parameters) else None,
-        seeds=tuple(state.seeds[device] for device in sorted(state.seeds, key=state.seats.__getitem__)),
+        seeds=tuple(state.seeds[device] for device in sorted(state.seeds, key=by_name)),
         teacher=fd.mean(_means(uploads))[1],
     )
+
+
+def by_name(device: str) -> tuple[int, str]:
+    """To sort by: short names first, so that d2 comes before d10."""
+    return len(device), device
 
 
 def _converted(state: RoundState, event: Converted, now: float) -> list[Action]:

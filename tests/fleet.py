@@ -100,6 +100,8 @@ class Fleet:
     def __init__(self, folder: Path, url: str, *, name: str = "attic", pool: int = 200) -> None:
         self.folder, self.url, self.name = folder, url, name
         self.program = write_program(folder / "program", pool=pool)
+        self.runtime = "numpy"
+        """Of the devices."""
         self.ledger = folder / "ledger.sqlite"
         self.devices: dict[str, subprocess.Popen[bytes]] = {}
         self._aggregators: list[Aggregator] = []
@@ -111,7 +113,7 @@ class Fleet:
             write_shard(shard, seed=sum(device.encode()), n=64, m=20)
         command = [*prefix, *POTSTILL, "edge", "run", "--broker", url or self.url, "--fleet", self.name]
         command += ["--device", device, "--program", str(self.program), "--data", str(shard)]
-        command += ["--work", str(self.folder / f"work-{device}"), "--runtime", "numpy", *more]
+        command += ["--work", str(self.folder / f"work-{device}"), "--runtime", self.runtime, *more]
         with (self.folder / f"{device}.log").open("ab") as log:
             self.devices[device] = subprocess.Popen(command, stderr=log)
         return self.devices[device].pid

@@ -248,7 +248,7 @@ class World:
         assert ledger.plan is not None
         assert order.round == ledger.plan.round not in ledger.closed
         given = self.given(order.round + 1)
-        assert list(order.seeds) == [given[name] for name in sorted(given, key=ledger.seats.__getitem__)]
+        assert list(order.seeds) == [given[name] for name in sorted(given)]
         assert set(given) >= set(ledger.counted[order.round]), "in the cohort without ever having given its seeds"
         before = None if ledger.parameters is None else ledger.parameters.parameters
         np.testing.assert_array_equal(order.parameters, before)

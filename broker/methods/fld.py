@@ -27,7 +27,7 @@ class TrainingSet:
     """n samples, each made of at most two seeds when it is asked for."""
 
     codes: NDArray[np.uint8]
-    """(T, size) of every device, in the order of the seats: a number is offset + scale * byte."""
+    """(T, size) of every device, one after the other: a number is offset + scale * byte."""
     scale: NDArray[np.float64]
     """(T, 1)."""
     offset: NDArray[np.float64]
@@ -65,7 +65,7 @@ class TrainingSet:
 
 
 def training_set(seeds: Sequence[Seeds], method: Method, lam: float, labels: int) -> TrainingSet:
-    """Of the seeds of each device, in the order of the seats; n may be 0. They are as long as each other."""
+    """Of the seeds of each device, in a fixed order; n may be 0. All seeds have one size."""
     eye, none = np.eye(labels), np.zeros(0, np.int64)
     first = np.concatenate([none, *(each.first.astype(np.int64) for each in seeds)])  # (T,)
     second = np.concatenate([none, *(each.second.astype(np.int64) for each in seeds)])  # (T,), raw seeds: none
