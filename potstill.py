@@ -12,6 +12,7 @@ _GROUPS = {
     "broker": ("broker.cli", "broker", "The broker side: serve, run rounds, read the ledger."),
     "trainer": ("trainer.cli", "trainer", "The workstation: compile programs, split data."),
     "emulate": ("trainer.emulate.cli", "emulate", "A fleet of emulated devices: links, speed, memory, mishaps."),
+    "container": ("trainer.emulate.container_cli", "container", "Devices in containers: image, compose file."),
     "report": ("trainer.report.cli", "report", "One HTML page of a run, or of several."),
     "ntk": ("trainer.ntk.cli", "ntk", "The kernel checks: distillation against neural tangent kernel theory."),
     "budget": ("edge.budget_cli", "budget", "What fits a radio: bits, rounds a day, airtime, energy."),

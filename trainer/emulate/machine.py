@@ -34,7 +34,7 @@ from trainer.emulate.shaping import netem
 QEMU = "qemu-system-aarch64"
 MODULES = (
     "virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "failover", "net_failover", "virtio_net",
-    "ifb", "sch_netem", "sch_ingress", "cls_matchall", "act_mirred",
+    "ifb", "sch_netem", "sch_ingress", "cls_u32", "act_mirred",
 )  # fmt: skip
 """Of Debian's cloud kernel, in the order of their needs; one that is not there is built in."""
 GUEST_INTERFACE = "guest"

@@ -32,10 +32,10 @@ def _both_ways(link: Link, words: Callable[[Shape, int], str]) -> str:
     if link == UNSHAPED:
         return ""
     return (
-        f"qdisc add dev eth0 root {words(link.up, link.mtu_bytes)}\n"
+        f"qdisc replace dev eth0 root {words(link.up, link.mtu_bytes)}\n"
         "qdisc add dev eth0 ingress\n"
-        "filter add dev eth0 parent ffff: matchall action mirred egress redirect dev ifb0\n"
-        f"qdisc add dev ifb0 root {words(link.down, link.mtu_bytes)}\n"
+        "filter add dev eth0 parent ffff: protocol all u32 match u32 0 0 action mirred egress redirect dev ifb0\n"
+        f"qdisc replace dev ifb0 root {words(link.down, link.mtu_bytes)}\n"
     )
 
 

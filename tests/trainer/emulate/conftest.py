@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,15 @@ from trainer.emulate.rootfs import ImageError
 START_S = 60.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Docker:
+    engine: Engine
+    namespace: str
+    """In which its bridges are."""
+
+
 @pytest.fixture(scope="session")
-def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
     """Debian's dockerd in a network namespace: its bridge, firewall chains and ip_forward go with it."""
     folder = tmp_path_factory.mktemp("docker")
     namespace = f"potstill-docker-{secrets.token_hex(3)}"
@@ -34,7 +42,7 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
             try:
                 engine = Engine(name="docker")
                 _wait(engine, daemon, folder / "log")
-                yield engine
+                yield Docker(engine=engine, namespace=namespace)
             finally:
                 daemon.terminate()
                 daemon.wait(60)

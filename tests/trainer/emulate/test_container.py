@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from firmware_profiles.load import load_profile
+from tests.trainer.emulate.conftest import Docker
 from trainer.data import load_dataset
 from trainer.demo.processes import Child, Processes, lines, start_broker
 from trainer.demo.settings import find_program
@@ -27,7 +28,7 @@ from trainer.emulate.container import (
     podman_run,
 )
 from trainer.emulate.fleet import UNSHAPED
-from trainer.emulate.image import Engine, build_image, containerfile, find_engine, reference
+from trainer.emulate.image import build_image, containerfile, find_engine, reference
 from trainer.emulate.leftovers import Leftovers
 from trainer.emulate.rootfs import ImageError, device_root, host_architecture
 from trainer.partition import parse_split
@@ -112,8 +113,8 @@ def test_limits_of_a_podman_container_hold(tmp_path: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.tools("docker", "dockerd", "iptables", "mmdebstrap")
-def test_limits_of_a_docker_container_hold(docker: Engine, tmp_path: Path) -> None:
-    image = build_image(docker, device_root(host_architecture()))
+def test_limits_of_a_docker_container_hold(docker: Docker, tmp_path: Path) -> None:
+    image = build_image(docker.engine, device_root(host_architecture()))
     _check_confinement(tmp_path, ["docker", "run"], image)
 
 
