@@ -1,4 +1,4 @@
-"""A fleet as a compose file, for docker compose or podman-compose: each device a container, its link beside it.
+"""A fleet as a compose file, for docker compose: each device a container, its link beside it.
 
 Broker and aggregator stay on this machine: they listen on the network's own address, which no other machine reaches.
 The link is laid by a second container in the device's network, which may change that and nothing else, and ends then.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_profiles.cpuinfo import core, cpuinfo
+from firmware_profiles.load import list_profiles
 from trainer.data import Dataset
 from trainer.emulate.container import DEFAULT_RUNTIME, QEMU, QEMU_INSIDE, Kind
 from trainer.emulate.fleet import Fleet, FleetError, Member
@@ -121,7 +122,9 @@ def _device(member: Member, kind: Kind, image: str, broker: str, fleet: str) -> 
     )
     share = member.group.cpus or (EMULATED if kind.emulated else speed(member.profile)).share
     command = ["edge", "run", "--broker", broker, "--fleet", fleet, "--device", member.name]
-    command += ["--program", "/program", "--data", "/data.npz", "--work", "/work", "--profile", member.profile.name]
+    command += ["--program", "/program", "--data", "/data.npz", "--work", "/work"]
+    if member.profile.name in list_profiles():  # the image knows what ships, and not a profile of the user's own
+        command += ["--profile", member.profile.name]
     emulation: dict[str, Any] = {}
     volumes = ["./program:/program:ro", f"./shards/{member.name}.npz:/data.npz:ro"]
     if kind.emulated:

@@ -79,7 +79,7 @@ def compose(fleet_file: Path, out: Path, engine: str | None, broker: str | None)
     click.echo(f"{done.file}: {len(fleet.members)} devices")
     for line in done.left_out:
         click.echo(f"Left out: {line}")
-    click.echo(f"docker compose -f {done.file} up -d   # or docker-compose, or podman-compose")
+    click.echo(f"docker compose -f {done.file} up -d   # or docker-compose")
     if broker is None:
         click.echo(f"potstill broker serve --host {GATEWAY} --port 1883 --expose")
     click.echo(done.aggregator)
