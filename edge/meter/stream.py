@@ -10,7 +10,7 @@ bytes_retrans; u32 dsack_dups, reord_seen, rcv_ooopack (these three: since Linux
 from __future__ import annotations
 
 import struct
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 TCP_INFO = 11
@@ -75,15 +75,13 @@ class Stream:
     headers_in: int = 0
 
     def __add__(self, other: Stream) -> Stream:
-        return stream_of([a + b for a, b in zip(astuple(self), astuple(other), strict=True)])
+        return Stream(**{name: getattr(self, name) + getattr(other, name) for name in _NAMES})
 
     def __sub__(self, other: Stream) -> Stream:
-        return stream_of([a - b for a, b in zip(astuple(self), astuple(other), strict=True)])
+        return Stream(**{name: getattr(self, name) - getattr(other, name) for name in _NAMES})
 
 
-def stream_of(counts: list[int]) -> Stream:
-    """From its numbers in order. Raises ValueError on another number of them."""
-    return Stream(**dict(zip((field.name for field in fields(Stream)), map(int, counts), strict=True)))
+_NAMES = tuple(field.name for field in fields(Stream))
 
 
 def read_stream(sock: HasOptions, *, closing: bool = False) -> Stream | None:
