@@ -20,7 +20,7 @@ def netem(link: Link) -> str:
 
     Packets that netem delays by jitter may overtake each other, unlike those of the emulator's own links.
     """
-    return _both_ways(link, _netem)
+    return _both_ways(link, netem_words)
 
 
 def tbf(link: Link) -> str:
@@ -39,7 +39,8 @@ def _both_ways(link: Link, words: Callable[[Shape, int], str]) -> str:
     )
 
 
-def _netem(shape: Shape, mtu_bytes: int) -> str:
+def netem_words(shape: Shape, mtu_bytes: int) -> str:
+    """Of one direction, after `tc qdisc add dev X root`. netem's queue counts packets, those that travel too."""
     underway = shape.rate_bit_per_s * (shape.delay_s + shape.jitter_s) / 8
     packets = math.ceil(shape.queue_bytes / mtu_bytes) + math.ceil(underway / mtu_bytes)
     words = ["netem", f"limit {min(packets, 100_000)}", f"rate {round(shape.rate_bit_per_s)}bit"]
