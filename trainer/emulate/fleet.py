@@ -37,6 +37,7 @@ from trainer.shards import device_names
 
 BACKENDS = ("process", "netns", "container", "machine")
 """What can emulate a device: docs/emulate.md says what each enforces."""
+SHAPERS = ("auto", "tun", "netem")
 ARCHES = ("native", "arm64")
 MAX_DEVICES = 1000
 """As many seats as a /22 of link addresses; memory ends earlier (some 50 MB a device)."""
@@ -80,6 +81,8 @@ class Training:
     deadline_s: float = 120.0
     extensions: int = 3
     start_deadline_s: float = 300.0
+    shaper: str = "auto"
+    """How links are laid: tun, netem, or auto: netem where the kernel has it."""
     target: float | None = None
     """Accuracy that bytes and joules are counted to. None: the best that every method reached."""
 
@@ -386,6 +389,8 @@ class _Reader:
             self.wrong(where, "a method is named twice")
         if training.broker not in {"embedded", "mosquitto"} and "://" not in training.broker:
             self.wrong(where, f"broker = {training.broker!r}: embedded, mosquitto or mqtt://HOST:PORT")
+        if training.shaper not in SHAPERS:
+            self.wrong(where, f"shaper = {training.shaper!r}: one of {', '.join(SHAPERS)}")
         for key in ("rounds", "steps", "samples", "quorum", "deadline_s", "start_deadline_s"):
             value = getattr(training, key)
             if value is not None and value <= 0:

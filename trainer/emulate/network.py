@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from firmware_profiles.link import Link
+from trainer.emulate import netem
 from trainer.emulate.backend import BackendError
 from trainer.emulate.direction import Counts
 from trainer.emulate.leftovers import Leftovers
@@ -53,8 +54,53 @@ class LinkCounts:
     down: Counts
 
 
-class Wire:
-    """One laid link: the process that is it."""
+class Wire(Protocol):
+    """One laid link."""
+
+    def shape(self, link: Link) -> None:
+        """From now on; what is underway keeps its time. Raises BackendError."""
+        ...
+
+    def counts(self) -> LinkCounts:
+        """Of IP packets since the link was laid; the last ones known once it is closed. Raises BackendError."""
+        ...
+
+    def close(self) -> None:
+        """Both interfaces go; the last counts stay."""
+        ...
+
+
+class KernelWire:
+    """A veth pair under netem."""
+
+    def __init__(self, *, namespace: str, hub: str, device: str) -> None:
+        self._up = (namespace, DEVICE_INTERFACE)
+        self._down = (hub, device)
+        self._last = LinkCounts(up=Counts(), down=Counts())
+        self._closed = False
+
+    def shape(self, link: Link) -> None:
+        with _told():
+            netem.shape_end(*self._up, link.up, link.mtu_bytes)
+            netem.shape_end(*self._down, link.down, link.mtu_bytes)
+
+    def counts(self) -> LinkCounts:
+        if not self._closed:
+            with _told():
+                self._last = LinkCounts(up=netem.count_end(*self._up), down=netem.count_end(*self._down))
+        return self._last
+
+    def close(self) -> None:
+        with contextlib.suppress(BackendError):
+            self.counts()
+        self._closed = True
+        with contextlib.suppress(BackendError), _routes(self._down[0]) as ip:
+            for index in ip.link_lookup(ifname=self._down[1]):
+                ip.link("del", index=index)
+
+
+class TunWire:
+    """The process that is a link."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes]) -> None:
         self.name = name
@@ -62,17 +108,14 @@ class Wire:
         self._last = LinkCounts(up=Counts(), down=Counts())
 
     def shape(self, link: Link) -> None:
-        """From now on; what is underway keeps its time. Raises BackendError."""
         self.ask({"up": asdict(link.up), "down": asdict(link.down)}, "shaped")
 
     def counts(self) -> LinkCounts:
-        """Of IP packets since the link was laid; the last ones known once it is closed. Raises BackendError."""
         if self._process.poll() is None:
             self._keep(self.ask({}, "counts"))
         return self._last
 
     def close(self) -> None:
-        """Both interfaces go; the last counts stay."""
         if self._process.poll() is None:
             with contextlib.suppress(BackendError, OSError):
                 self.counts()
@@ -117,8 +160,10 @@ class Network:
     Namespaces are `prefix`-hub and `prefix`-DEVICE.
     """
 
-    def __init__(self, prefix: str, leftovers: Leftovers, log: Path) -> None:
+    def __init__(self, prefix: str, leftovers: Leftovers, log: Path, *, shaper: str = "tun") -> None:
+        """`shaper`: how links are laid, `tun` or `netem`."""
         self.prefix = prefix
+        self.shaper = shaper
         self.hub = f"{prefix}-hub"
         self._leftovers = leftovers
         self._log = log
@@ -127,7 +172,7 @@ class Network:
 
     def __enter__(self) -> Self:
         """Raises BackendError."""
-        check_possible()
+        check_possible(self.shaper)
         self._add_namespace(self.hub)
         with _routes(self.hub) as ip:
             (lo,) = ip.link_lookup(ifname="lo")
@@ -149,11 +194,18 @@ class Network:
         """A namespace for the device and its link to the hub. `number` is its own in the fleet. Raises BackendError."""
         namespace = self.namespace(device)
         self._add_namespace(namespace)
-        wire = self._start(device, namespace, link, seed)
+        if self.shaper == "netem":
+            with _told():
+                netem.lay_pair(((namespace, DEVICE_INTERFACE), (self.hub, device)))
+            wire: Wire = KernelWire(namespace=namespace, hub=self.hub, device=device)
+        else:
+            wire = self._start(device, namespace, link, seed)
         self._wires.append(wire)
         address = str(_FIRST_DEVICE + number)
         _connect(namespace, DEVICE_INTERFACE, address, HUB_ADDRESS, link.mtu_bytes)
         _connect(self.hub, device, HUB_ADDRESS, address, link.mtu_bytes)
+        if self.shaper == "netem":
+            wire.shape(link)
         return wire
 
     def _add_namespace(self, name: str) -> None:
@@ -171,7 +223,7 @@ class Network:
             (lo,) = ip.link_lookup(ifname="lo")
             ip.link("set", index=lo, state="up")
 
-    def _start(self, device: str, namespace: str, link: Link, seed: int) -> Wire:
+    def _start(self, device: str, namespace: str, link: Link, seed: int) -> TunWire:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             process = subprocess.Popen(
@@ -181,7 +233,7 @@ class Network:
                 stderr=log,
                 start_new_session=True,
             )
-        wire = Wire(device, process)
+        wire = TunWire(device, process)
         order = {
             "device": [namespace, DEVICE_INTERFACE],
             "hub": [self.hub, device],
@@ -197,7 +249,7 @@ class Network:
         return wire
 
 
-def check_possible() -> None:
+def check_possible(shaper: str) -> None:
     """Raises BackendError that says what is missing for namespaces and TUN links."""
     if os.geteuid() != 0:
         raise BackendError("network namespaces need root: run with sudo, or use backend = 'process' (no shaped links)")
@@ -205,8 +257,19 @@ def check_possible() -> None:
         import pyroute2  # noqa: F401
     except ImportError:
         raise BackendError("shaped links need pyroute2: pip install 'potstill[emulate]'") from None
-    if not Path("/dev/net/tun").exists():
+    if shaper == "tun" and not Path("/dev/net/tun").exists():
         raise BackendError("shaped links need /dev/net/tun: modprobe tun (in a container, add --device /dev/net/tun)")
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What the kernel or `tc` refuses becomes BackendError."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        yield
+    except (OSError, NetlinkError) as problem:
+        raise BackendError(str(problem)) from problem
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from trainer.emulate.backend import Backend, BackendError, Enforced, Limits, Ord
 from trainer.emulate.backends import REMOVERS, make_backend
 from trainer.emulate.fleet import UNSHAPED, Fleet, Happening, Member
 from trainer.emulate.leftovers import Leftovers, clean
+from trainer.emulate.netem import has_netem
 from trainer.emulate.network import HUB_ADDRESS, Network, Wire
 from trainer.emulate.outcome import PROVENANCE, Outcome, enforced_table, member_table, totals_table
 from trainer.emulate.rootfs import ARM64
@@ -206,7 +207,17 @@ class Emulation:
     ) -> Network | None:
         if not any(backend.needs_namespace for backend in backends.values()):
             return None
-        return stack.enter_context(Network(prefix, leftovers, self.out / "logs" / "links.log"))
+        log = self.out / "logs" / "links.log"
+        return stack.enter_context(Network(prefix, leftovers, log, shaper=self._shaper()))
+
+    def _shaper(self) -> str:
+        """Raises BackendError."""
+        wanted = self.fleet.training.shaper
+        there = wanted != "tun" and os.geteuid() == 0 and has_netem()
+        if wanted == "netem" and not there:
+            raise BackendError("this kernel has no netem (or there is no tc): modprobe sch_netem, or shaper = 'tun'")
+        self.progress.say(f"Links: {'netem' if there else 'two TUN interfaces each'}.")
+        return "netem" if there else "tun"
 
     def _place(self, member: Member, shard: ShardFile, network: Network | None) -> Place:
         wire = None
