@@ -601,8 +601,8 @@ def test_the_cost_of_an_upload_does_not_grow_with_the_fleet() -> None:
         names = [f"d{number}" for number in range(devices)]
         run(*(Born(name, birth()) for name in [*names, "last"]))
         events = [Arrived(name, upload(0)) for name in names]
-        begun = time.perf_counter()
+        begun = time.process_time()
         run(*events)
-        return (time.perf_counter() - begun) / devices
+        return (time.process_time() - begun) / devices
 
     assert min(seconds(2000) for _ in range(3)) < 4 * min(seconds(250) for _ in range(3))
