@@ -11,10 +11,12 @@ machine, and what is in between forwards packets.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
@@ -39,6 +41,8 @@ MODULES = (
 """Of Debian's cloud kernel, in the order of their needs; one that is not there is built in."""
 GUEST_INTERFACE = "guest"
 """The namespace's end of the machine's network card."""
+_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
+_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 _SPARE_DISK_BYTES = 32 * 2**20
 _NICE = 5
 _POWER_OFF_S = 10.0
@@ -305,7 +309,7 @@ def _move_address_behind(namespace: str) -> str:
             ip.addr("del", index=outer, address=address, prefixlen=32)
             for route in peers:
                 ip.route("replace", dst=f"{route.get_attr('RTA_DST')}/32", oif=outer, scope="link")
-            ip.link("add", ifname=GUEST_INTERFACE, kind="tuntap", mode="tap")
+            _make_tap(namespace)
             (card,) = ip.link_lookup(ifname=GUEST_INTERFACE)
             ip.link("set", index=card, state="up")
             ip.route("add", dst=f"{address}/32", oif=card, scope="link")
@@ -316,3 +320,17 @@ def _move_address_behind(namespace: str) -> str:
     except (NetlinkError, OSError, ValueError) as problem:
         raise BackendError(f"{namespace}: a machine cannot be put behind its link: {problem}") from problem
     return address
+
+
+def _make_tap(namespace: str) -> None:
+    """A network card's other end, which waits for the machine and outlives it. Raises OSError.
+
+    By the kernel's own calls (linux/if_tun.h): pyroute2 makes one in another process, and does not wait for it.
+    """
+    with inside_namespace(namespace):
+        tap = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", GUEST_INTERFACE.encode(), _IFF_TAP | _IFF_NO_PI))
+            fcntl.ioctl(tap, _TUNSETPERSIST, 1)
+        finally:
+            os.close(tap)
