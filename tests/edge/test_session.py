@@ -33,6 +33,7 @@ from edge.session import (
 from edge.wire.messages import (
     Command,
     Done,
+    FleetMemory,
     LabelUpload,
     Method,
     Order,
@@ -44,7 +45,8 @@ from edge.wire.messages import (
     SeedUpload,
     Upload,
 )
-from edge.wire.options import FldOptions, ShareOptions
+from edge.wire.options import AgentOptions, FldOptions, ShareOptions
+from edge.wire.proxy import Grid, code_memory
 from edge.wire.rows import code_rows
 
 PROGRAM, SCHEMA, OTHER = b"program!", b"schema!!", b"another!"
@@ -576,3 +578,21 @@ def test_a_new_run_begins_without_labels() -> None:
     session = play(seated(), Heard(share(0, b"")), labelled(0), Heard(share(1, b"\1")), labelled(1))[0]
     session = play(session, *heard(Seat(run=8, seat=0), plan(0, run=8)))[0]
     assert session.shared == ()
+
+
+@pytest.mark.parametrize("first", ["plan", "memory"])
+def test_agents_distil_the_fleets_memory_before_they_play(first: str) -> None:
+    """It comes beside the plan, in either order, and goes into the round's training, once."""
+    coded = code_memory(Grid(ranges=(1.0,), bins=4), np.array([2], np.uint32), np.full((1, 2), 0.5, np.float32))
+    memory, options = FleetMemory(run=RUN, round=1, memory=coded), AgentOptions().to_plan(1)
+    opens = [Heard(plan(1, method=Method.FRD, options=options)), Heard(memory)]
+    session, actions = play(seated(), *(opens if first == "plan" else opens[::-1]))
+    assert [action.memory for action in actions if isinstance(action, Train)] == [memory]
+    assert session.opening is None
+    session, actions = play(session, Heard(memory))
+    assert (session.opening, actions) == (None, [])
+
+
+def test_a_first_round_of_agents_has_no_memory() -> None:
+    _, actions = play(seated(), Heard(plan(0, method=Method.FRD, options=AgentOptions().to_plan(0))))
+    assert [action.memory for action in actions if isinstance(action, Train)] == [None]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edge.wire.messages import Method
-from edge.wire.tasks import SOLVED_EPISODES, Task
+from edge.wire.tasks import Task
 from trainer.rl.agents import Agents, Learning, population
 from trainer.rl.exchange import Exchanged, Memory, distil, exchange
 from trainer.rl.networks import Indices
@@ -162,21 +162,3 @@ def figures(groups: list[Group], cap: int) -> Figures:
         down=float(np.mean(downs)) if downs else 0.0,
         to_solve=float(np.mean(spent)),
     )
-
-
-def curve(groups: list[Group], episodes: int) -> list[tuple[float, float, float]]:
-    """Mean, least and largest, over all agents, of the mean return of the last episodes at each exchange.
-
-    An agent whose group is done keeps its last figure.
-    """
-    rounds = max(len(returns) // episodes for group in groups for returns in group.returns)
-    every = [
-        [float(np.mean(returns[max(0, end - SOLVED_EPISODES) : end])) for end in _ends(len(returns), episodes, rounds)]
-        for group in groups
-        for returns in group.returns
-    ]
-    return [(float(np.mean(one)), min(one), max(one)) for one in zip(*every, strict=True)]
-
-
-def _ends(played: int, episodes: int, rounds: int) -> list[int]:
-    return [min(played, (round_ + 1) * episodes) for round_ in range(rounds)]
