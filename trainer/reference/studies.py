@@ -127,7 +127,7 @@ def _channel_jobs(wish: Wish, cache: Path) -> list[Job]:
     ]
 
 
-BUDGETS_S = (1.0, 2.0, 5.0, 10.0)
+BUDGETS_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 
 
 def _channel_table(curves: Sequence[Curve]) -> Table:
