@@ -12,6 +12,7 @@ from statistics import mean
 
 from trainer.record.reach import first_reaching
 from trainer.record.run import Curve, Table
+from trainer.reference.settings import RunError
 from trainer.reference.settle import Wish, settle
 from trainer.reference.study import Job
 from trainer.reference.summary import Cell, column, groups, spread
@@ -175,19 +176,23 @@ def _within(curves: Sequence[Curve], budget_s: float) -> list[float]:
 # ---------------------------------------------------------------- models
 
 
+KINDS = 3
+
+
 def _models_jobs(wish: Wish, cache: Path) -> list[Job]:
     models = wish.models or ("mlp", "cnn", "cnn-wide")
+    if len(models) != KINDS:
+        raise RunError(f"the study compares {KINDS} models, such as --model mlp,cnn,cnn-wide: not {len(models)}")
     return made(replace(wish, models=models), cache, ["alone", "fd", "ds-fl", "share"])
 
 
 def _models_table(curves: Sequence[Curve]) -> Table:
     """Means over the devices of each model: device i has model i modulo 3."""
-    kinds = 3
     rows: list[tuple[Cell, ...]] = []
     for split, name in groups(curves):
         runs = of(curves, split, name)
         scores = [list(column_of(curve)) for curve in runs]  # seeds x D
-        each = [spread([mean(seed[kind::kinds]) for seed in scores]) for kind in range(kinds)]
+        each = [spread([mean(seed[kind::KINDS]) for seed in scores]) for kind in range(KINDS)]
         rows.append((split, name, round(up_a_round(runs)), *each, final(runs)))
     return Table(
         title="Devices with different models in one run",

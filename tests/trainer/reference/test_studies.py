@@ -47,9 +47,11 @@ def test_a_study_from_the_command_line(tmp_path: Path) -> None:
 
 def test_models_of_three_kinds_learn_from_each_other(tmp_path: Path) -> None:
     """fd, ds-fl and share run with three models; what sends parameters refuses."""
-    said = _command("study", "models", "--model", "cnn-8x8,mlp-32,mlp", "--split", "iid", *SMALL, folder=tmp_path)
+    said = _command("study", "models", "--model", "cnn-8x8,mlp-32,cnn-8x8", "--split", "iid", *SMALL, folder=tmp_path)
     assert "third model" in said
     assert len(read_record(tmp_path / "run.json").settings["runs"][0]["programs"]) == 3
+    with pytest.raises(RunError, match="3 models"):
+        STUDIES["models"].jobs(Wish(methods=(), models=("cnn-8x8",)), tmp_path)
     with pytest.raises(RunError, match="one model"):
         settle(Wish(methods=("fl",), models=("cnn-8x8", "mlp-32")), tmp_path / "programs")
 
