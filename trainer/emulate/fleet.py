@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from edge.wire.messages import Method
+from edge.wire.messages import AGENTS, Method
 from firmware_profiles.link import Link, Shape
 from firmware_profiles.load import ProfileError, list_radios, load_link, load_profile, read_profile
 from firmware_profiles.schema import Profile
@@ -38,6 +38,7 @@ from trainer.shards import device_names
 BACKENDS = ("process", "netns", "container", "machine")
 """What can emulate a device: docs/emulate.md says what each enforces."""
 SHAPERS = ("auto", "tun", "netem")
+COMPUTES = ("time", "instructions")
 ARCHES = ("native", "arm64")
 MAX_DEVICES = 1000
 """As many seats as a /22 of link addresses; memory ends earlier (some 50 MB a device)."""
@@ -83,6 +84,8 @@ class Training:
     start_deadline_s: float = 300.0
     shaper: str = "auto"
     """How links are laid: tun, netem, or auto: netem where the kernel has it."""
+    compute: str = "time"
+    """What joules of computing are modelled from: processor time here, or ARM instructions of the training steps."""
     target: float | None = None
     """Accuracy that bytes and joules are counted to. None: the best that every method reached."""
 
@@ -381,16 +384,12 @@ class _Reader:
         training = self.build(where, Training, table)
         if training is None:
             return None
-        known = [method.name.lower() for method in Method]
-        for method in training.methods:
-            if method not in known:
-                self.wrong(where, f"unknown method {method!r}: one of {', '.join(known)}")
-        if len(set(training.methods)) != len(training.methods):
-            self.wrong(where, "a method is named twice")
+        self.methods(where, training.methods)
         if training.broker not in {"embedded", "mosquitto"} and "://" not in training.broker:
             self.wrong(where, f"broker = {training.broker!r}: embedded, mosquitto or mqtt://HOST:PORT")
-        if training.shaper not in SHAPERS:
-            self.wrong(where, f"shaper = {training.shaper!r}: one of {', '.join(SHAPERS)}")
+        for key, choices in (("compute", COMPUTES), ("shaper", SHAPERS)):
+            if getattr(training, key) not in choices:
+                self.wrong(where, f"{key} = {getattr(training, key)!r}: one of {', '.join(choices)}")
         for key in ("rounds", "steps", "samples", "quorum", "deadline_s", "start_deadline_s"):
             value = getattr(training, key)
             if value is not None and value <= 0:
@@ -398,6 +397,15 @@ class _Reader:
         if training.target is not None and not 0 < training.target <= 1:
             self.wrong(where, f"target = {training.target:g}: an accuracy, 0 to 1")
         return training
+
+    def methods(self, where: str, names: Sequence[str]) -> None:
+        """Of classification: agents play, they have no data to be dealt."""
+        known = [method.name.lower() for method in Method if method not in AGENTS]
+        for name in names:
+            if name not in known:
+                self.wrong(where, f"unknown method {name!r}: one of {', '.join(known)}")
+        if len(set(names)) != len(names):
+            self.wrong(where, "a method is named twice")
 
     def group(self, where: str, table: Mapping[str, Any]) -> Group | None:
         group = self.build(where, Group, table)

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edge.meter.energy import Slowdown
 from trainer.demo.observe import Observed
 from trainer.emulate.backend import Enforced, Limits
 from trainer.emulate.fleet import Member
-from trainer.emulate.spend import Metered, Spent, joules, layers, mean_joules, mean_layers, metered
+from trainer.emulate.spend import Metered, Spent, Work, joules, layers, mean_joules, mean_layers, metered
 from trainer.record.reach import total_bytes, total_joules
 from trainer.record.run import Curve, Device, Joules, Layers, Point, Spread, Table
 from trainer.shards import ShardFile
@@ -27,7 +26,8 @@ PROVENANCE = {
     "link": "modelled: frames of the radio profile for the packets counted",
     "seconds": "measured: this host's monotonic clock, from the first plan on; the devices' speed is emulated",
     "compute": "modelled: processor seconds of the device on this host, evaluation left out, scaled to the board, "
-    "x (one_core_w - idle_w)",
+    "x (one_core_w - idle_w); of emulated ARM code, or with compute = instructions: ARM instructions counted of a "
+    "training step x steps x nj_per_instruction, the rest of the client left out",
     "radio": "modelled: packets counted, through the radio profile's airtime and powers, above idle",
     "idle": "modelled: idle_w of the profile x seconds",
     "link_packets": "measured: by the emulated link, packet by packet, reports among them",
@@ -37,8 +37,8 @@ PROVENANCE = {
 @dataclass(slots=True, kw_only=True)
 class Outcome:
     members: Mapping[str, Member]
-    slowdowns: Mapping[str, Slowdown | None]
-    """Of each board beside this host; None where the code is emulated."""
+    works: Mapping[str, Work | None]
+    """How each device's work becomes joules; None where nobody can say."""
     shards: Mapping[str, ShardFile]
     seen: Observed
     spent: dict[int, dict[str, Spent]] = field(default_factory=dict)
@@ -92,7 +92,8 @@ class Outcome:
 
     def _joules(self, name: str, number: int) -> Joules:
         used = self._all_spent(number)[name]
-        return joules(self.members[name], self.slowdowns[name], used, self._metered(name, number))
+        rounds = sum(each <= number and name in reports for each, reports in self.seen.reports.items())
+        return joules(self.members[name], self.works[name], used, self._metered(name, number), rounds=rounds)
 
     def _device(self, name: str) -> Device:
         member, shard = self.members[name], self.shards[name]

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edge.meter.energy import Slowdown
 from edge.runtime.choose import installed
 from firmware_profiles.facts import Quality
 from firmware_profiles.schema import Profile
@@ -33,6 +32,7 @@ from trainer.demo.settings import DemoError
 from trainer.emulate import inside
 from trainer.emulate.backend import Backend, BackendError, Enforced, Limits, Order
 from trainer.emulate.backends import REMOVERS, make_backend
+from trainer.emulate.container import DEFAULT_RUNTIME
 from trainer.emulate.fleet import UNSHAPED, Fleet, Happening, Member
 from trainer.emulate.leftovers import Leftovers, clean
 from trainer.emulate.netem import has_netem
@@ -43,7 +43,8 @@ from trainer.emulate.roster import Roster, last_words
 from trainer.emulate.scenario import Scenario, Step, wrong_clocks
 from trainer.emulate.settle import Settled, settle
 from trainer.emulate.speed import EMULATED, Speed, calibrated_speed, read_host_mhz, speed
-from trainer.emulate.spend import Reading, joules, spent
+from trainer.emulate.spend import Instructions, Reading, Work, joules, spent
+from trainer.instructions.counts import known_counts
 from trainer.record.reach import reach_table
 from trainer.record.run import Curve, Event, Record, environment, now, write_record
 from trainer.shards import ShardFile, deal, write_shards
@@ -61,11 +62,7 @@ class Place:
     limits: Limits
     wire: Wire | None
     shard: ShardFile
-
-    @property
-    def slowdown(self) -> Slowdown | None:
-        """None where the code is emulated: this host's processor seconds say nothing of the board then."""
-        return None if _emulated(self.member) else self.speed.slowdown
+    work: Work | None
 
 
 def run_fleet(fleet: Fleet, dataset: Dataset, out: Path, progress: Progress, *, folder: Path) -> Record:
@@ -229,7 +226,18 @@ class Emulation:
         if member.group.cpus is not None:
             estimated = Speed(share=member.group.cpus, how="as the fleet's file says", quality=Quality.ESTIMATE)
         limits = Limits(cpus=estimated.share, memory_mib=member.group.memory_mib or _usable_mib(member.profile))
-        return Place(member=member, speed=estimated, limits=limits, wire=wire, shard=shard)
+        work = self._work(member, estimated)
+        return Place(member=member, speed=estimated, limits=limits, wire=wire, shard=shard, work=work)
+
+    def _work(self, member: Member, speed: Speed) -> Work | None:
+        """This host's processor seconds say nothing of a board whose code is emulated: its instructions do."""
+        if not _emulated(member) and self.fleet.training.compute == "time":
+            return speed.slowdown
+        each = known_counts(member.profile.hardware.core.value, self.settled.manifest.name)
+        count = each.get(member.group.runtime or DEFAULT_RUNTIME)
+        if count is None or member.profile.power.nj_per_instruction is None:
+            return None
+        return Instructions(a_round=count * self.settled.steps)
 
     def _orders(self, url: str, network: Network | None) -> dict[str, Order]:
         clocks = wrong_clocks(self.fleet.happenings)
@@ -332,7 +340,7 @@ class Stage:
         rounds = emulation.settled.rounds
         self.outcome = Outcome(
             members={name: place.member for name, place in self._places.items()},
-            slowdowns={name: place.slowdown for name, place in self._places.items()},
+            works={name: place.work for name, place in self._places.items()},
             shards={name: place.shard for name, place in self._places.items()},
             seen=Observed(devices=len(self._places), rounds=rounds),
         )
@@ -434,7 +442,8 @@ class Stage:
             capacity = place.member.group.battery_j
             if capacity is None or name not in self._roster.up:
                 continue
-            used = joules(place.member, place.slowdown, spent(self._reading(name), self._start[name], seconds))
+            outside = spent(self._reading(name), self._start[name], seconds)
+            used = joules(place.member, place.work, outside, rounds=self.outcome.seen.closed)
             if used.known >= capacity:
                 self._roster.kill(name)
                 self._note("battery", f"{name}'s battery is empty: {capacity:g} J (modelled)", name)

@@ -1,17 +1,18 @@
 """What a device has spent since a run's first plan: bytes by layer, joules by where they went. Pure.
 
 Bytes are the device's own counts (its `meter` events), reports left out: no method needs them. Joules are modelled:
-processor seconds x the board's power above idle, scaled from this host to the board; packets through the radio
-profile's model of airtime; idle power x seconds. The emulated link's own counts stand beside them as a witness.
+processor seconds x the board's power above idle, scaled from this host to the board, or ARM instructions of the
+training steps x the board's joules each; packets through the radio profile's model of airtime; idle power x seconds.
+The emulated link's own counts stand beside them as a witness.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from edge.meter.energy import Slowdown, compute_from_cpu, radio_from_packets
+from edge.meter.energy import Slowdown, compute_from_cpu, compute_from_instructions, radio_from_packets
 from edge.meter.layers import Direction, from_event, without_instrumentation
 from edge.meter.radio.energy import RadioEnergy, even_packets, radio_energy
 from edge.meter.traffic import Account
@@ -151,11 +152,22 @@ def _layers(meter: Metered, way: Direction, frame_bytes: int | None) -> Layers:
 # ---------------------------------------------------------------- joules
 
 
-def joules(member: Member, slowdown: Slowdown | None, used: Spent, meter: Metered | None = None) -> Joules:
-    """Above idle, and idle. From the outside where the device has not said anything yet.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instructions:
+    """Work that does not depend on this host or its load."""
 
-    None where nothing is known: the radio of a bare link, the work of emulated ARM code (`slowdown` None), which takes
-    many times its own time here.
+    a_round: int
+    """ARM instructions of the training steps of a round; what the client does beside them is left out."""
+
+
+Work: TypeAlias = Slowdown | Instructions
+"""How a device's work becomes joules: its processor seconds here and how much slower the board is, or what it runs."""
+
+
+def joules(member: Member, work: Work | None, used: Spent, meter: Metered | None = None, *, rounds: int = 0) -> Joules:
+    """Above idle, and idle, after `rounds` rounds. From the outside where the device has not said anything yet.
+
+    None where nothing is known: the radio of a bare link, the compute of a device without `work`.
     """
     cpu_s = used.cpu_s if meter is None else meter.cpu_s
     packets: Mapping[Direction, Packets] | None = None
@@ -164,8 +176,10 @@ def joules(member: Member, slowdown: Slowdown | None, used: Spent, meter: Metere
     if meter is not None:
         packets = packets if meter.packets is None else meter.packets
     compute_j = None
-    if cpu_s is not None and slowdown is not None:
-        compute_j = compute_from_cpu(member.profile, host_cpu_s=cpu_s, slowdown=slowdown).joules
+    if isinstance(work, Instructions):
+        compute_j = compute_from_instructions(member.profile, instructions=rounds * work.a_round).joules
+    elif cpu_s is not None and work is not None:
+        compute_j = compute_from_cpu(member.profile, host_cpu_s=cpu_s, slowdown=work).joules
     return Joules(
         compute=compute_j,
         radio=_radio_joules(member, packets, used.seconds),

@@ -13,7 +13,18 @@ from firmware_profiles.facts import Quality
 from trainer.emulate.direction import Counts
 from trainer.emulate.fleet import Member, parse_fleet
 from trainer.emulate.network import LinkCounts
-from trainer.emulate.spend import Packets, Reading, Spent, joules, layers, mean_joules, mean_layers, metered, spent
+from trainer.emulate.spend import (
+    Instructions,
+    Packets,
+    Reading,
+    Spent,
+    joules,
+    layers,
+    mean_joules,
+    mean_layers,
+    metered,
+    spent,
+)
 from trainer.record.run import Joules, Layers
 
 TENTH = Slowdown(factor=10.0, how="a tenth of this host", quality=Quality.ESTIMATE)
@@ -85,7 +96,14 @@ def test_joules_are_power_above_idle_times_the_board_s_seconds() -> None:
     assert told.compute == pytest.approx(2.0 * 10 * 0.4), "the device's own seconds, evaluation left out"
     assert told.radio is not None
     assert 0 < told.radio < 0.1
-    assert joules(member(), None, used).compute is None, "emulated code"
+    assert joules(member(), None, used).compute is None
+
+
+def test_joules_of_instructions_do_not_depend_on_the_host() -> None:
+    """A Zero 2 W's profile says 0.42 nJ an instruction: five rounds of 100 million are 0.21 J."""
+    used = Spent(seconds=20.0, cpu_s=5.0, up=None, down=None, lost_up=None, lost_down=None)
+    found = joules(member(), Instructions(a_round=100_000_000), used, rounds=5)
+    assert found.compute == pytest.approx(5 * 1e8 * 0.42e-9)
 
 
 def test_a_run_s_start_is_subtracted_from_what_the_link_counted() -> None:
