@@ -35,9 +35,9 @@ def study(method: Method, *, seeds: int = 2, lr: float = 3e-3, cap: int = 300, *
 
 @pytest.mark.slow
 def test_fleets_that_tell_their_policies_of_now_solve_cartpole_for_a_few_kilobytes() -> None:
-    asked = study(Method.FRD)
+    asked = study(Method.FRD, seeds=1)
     found = figures(run(asked), asked.cap)
-    assert found.solved == found.agents == 4
+    assert found.solved == found.agents == 2
     assert found.mean < 200
     assert found.up < 3_000
     assert found.to_solve < 60_000
