@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edge.wire.codec import MOST_MEMORY
 from edge.wire.messages import MemoryUpload, PairsUpload
 from edge.wire.proxy import MOST_ENTRIES, Grid, Pairs, ProxyMemory, code_memory
 
@@ -46,12 +47,12 @@ def _form(memory: ProxyMemory) -> tuple[int, int, int, int]:
 
 
 def gather(uploads: Sequence[PairsUpload]) -> Pairs:
-    """All pairs, one agent after another; the newest of each where they are too many. Raises ValueError as above."""
+    """All pairs, one agent after another; of too many for a frame the newest. Raises ValueError as above."""
     if not uploads:
         raise ValueError("a memory needs at least one upload")
     width = uploads[0].pairs.numbers.shape[1]
     if any(upload.pairs.numbers.shape[1] != width for upload in uploads):
         raise ValueError("pairs of one round have one width: admit them first")
-    most = MOST_ENTRIES // len(uploads)
+    most = min(MOST_ENTRIES, MOST_MEMORY // (4 * width)) // len(uploads)
     numbers = np.concatenate([upload.pairs.numbers[-most:] for upload in uploads])
     return Pairs(components=uploads[0].pairs.components, numbers=numbers)

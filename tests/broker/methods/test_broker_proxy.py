@@ -12,7 +12,7 @@ from broker import admit
 from broker.methods.proxy import gather, merge
 from broker.round import Arrived, Born, Publish, open_run, step
 from broker.settings import AGENT_DEFAULTS, RunSettings, settings_from_plain, settings_to_plain
-from edge.wire.codec import FrameError, Reason, encode
+from edge.wire.codec import FrameError, Reason, encode, pairs_limit
 from edge.wire.messages import (
     Birth,
     Done,
@@ -67,6 +67,16 @@ def test_pairs_stand_one_agent_after_another() -> None:
     both = gather([raw(EVEN, SURE), raw(SURE)])
     assert both.states[:, 0].tolist() == [0, 4, 0]
     np.testing.assert_allclose(both.policies[:, 0], [0.5, 1 / 129, 1 / 129], atol=1e-6)
+
+
+def test_of_too_many_pairs_the_newest_stay() -> None:
+    """What is gathered fits in a frame that every device reads."""
+    states = np.arange(40_000, dtype=np.float32)[:, None] + np.zeros(4, np.float32)
+    many = pair(states, np.full((40_000, 2), 0.5, np.float32))
+    gathered = gather([replace(raw(EVEN), pairs=many)] * 2)
+    assert len(encode(FleetPairs(run=7, round=1, pairs=gathered))) <= pairs_limit(5)
+    assert gathered.states[-1, 0] == 39_999
+    assert gathered.states[0, 0] > 0
 
 
 def test_what_cannot_be_merged_is_said() -> None:
