@@ -96,19 +96,22 @@ def peer(stack: ExitStack, url: str, name: str, topic: str | None = None) -> Pee
 def test_a_round_trip_at_qos_1_does_not_wait_for_delayed_acknowledgements(
     kind: Callable[[], Server], stack: ExitStack
 ) -> None:
-    """Without TCP_NODELAY in the broker the median is 44 ms or more; 15 leaves room for a loaded machine."""
+    """Without TCP_NODELAY in the broker a trip takes 44 ms or more once the kernel has stopped acknowledging at once.
+
+    The fastest quarter of what follows the first twenty, and 30 ms, leave room for a loaded machine.
+    """
     url = stack.enter_context(kind()).url
     here = peer(stack, url, "here", "ps/back")
     there = peer(stack, url, "there", "ps/forth")
     there.client.on_message = echo
     seconds = []
-    for _ in range(40):
+    for _ in range(60):
         here.arrived.clear()
         began = time.perf_counter()
         here.client.publish("ps/forth", bytes(100), 1)
         assert here.arrived.wait(5)
         seconds.append(time.perf_counter() - began)
-    assert statistics.median(seconds) < 0.015
+    assert statistics.quantiles(seconds[20:])[0] < 0.030
 
 
 @pytest.mark.parametrize("kind", KINDS)
