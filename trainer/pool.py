@@ -28,7 +28,7 @@ INPUTS = 1000
 
 @click.command()
 @click.argument("program", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--data", "spec", default="digits", show_default=True, help="digits, mnist:DIR or npz:DIR.")
+@click.option("--data", "spec", default="digits", show_default=True, help="digits, mnist:DIR, npz:DIR or features:DIR.")
 @click.option("--split", "split_text", default="iid", show_default=True, help="As given to trainer split.")
 @click.option("--devices", default=10, show_default=True, type=click.IntRange(1, 65535), help="As given to it.")
 @click.option("--samples", type=click.IntRange(1), help="As given to it.")

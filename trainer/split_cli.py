@@ -13,7 +13,7 @@ from trainer.shards import deal, default_samples, write_shards
 
 
 @click.command()
-@click.option("--data", "spec", default="digits", show_default=True, help="digits, mnist:DIR or npz:DIR.")
+@click.option("--data", "spec", default="digits", show_default=True, help="digits, mnist:DIR, npz:DIR or features:DIR.")
 @click.option("--split", "split_text", default="iid", show_default=True, help="iid, fd, mix2fld, dirichlet:A, natural.")
 @click.option("--devices", default=10, show_default=True, type=click.IntRange(1, 65535), help="How many.")
 @click.option("--samples", type=click.IntRange(1), help="Samples a device.  [default: 60 digits, 500 mnist, all npz]")

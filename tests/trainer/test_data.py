@@ -207,5 +207,5 @@ class TestNpz:
 
 def test_unknown_data_says_what_there_is() -> None:
     for spec in ("cifar", "mnist", "npz:", "digits:x"):
-        with pytest.raises(DataError, match=r"give digits, mnist:DIR .* or npz:DIR"):
+        with pytest.raises(DataError, match=r"give digits, mnist:DIR .* npz:DIR .* or features:DIR"):
             load_dataset(spec)
