@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 from edge.meter.power.protocol import Joules, Reading, SensorFailed, SensorMissing, Watts
@@ -24,15 +25,35 @@ _READ: dict[str, Callable[[Any], Reading]] = {
 CHIPS = tuple(_READ)
 
 
-def open_bus(number: int) -> Any:
+class LinuxBus:
+    """What Adafruit's drivers ask of a bus, over Blinka's /dev/i2c-N: no board that Blinka knows is needed."""
+
+    def __init__(self, bus: Any) -> None:
+        self._lock = Lock()
+        self.writeto = bus.writeto
+        self.readfrom_into = bus.readfrom_into
+        self.writeto_then_readfrom = bus.writeto_then_readfrom
+
+    def try_lock(self) -> bool:
+        return self._lock.acquire(blocking=False)
+
+    def unlock(self) -> None:
+        self._lock.release()
+
+    def deinit(self) -> None:
+        """The file is closed with the last reference to it."""
+        del self.writeto, self.readfrom_into, self.writeto_then_readfrom
+
+
+def open_bus(number: int) -> LinuxBus:
     """/dev/i2c-NUMBER. Raises SensorMissing."""
     try:
-        from adafruit_extended_bus import ExtendedI2C
+        from adafruit_blinka.microcontroller.generic_linux.i2c import I2C
 
-        return ExtendedI2C(number)
+        return LinuxBus(I2C(number))
     except ImportError as problem:
         raise SensorMissing(f"{problem.name}: pip install 'potstill[ina]'") from problem
-    except (ValueError, OSError) as problem:
+    except (RuntimeError, OSError) as problem:
         raise SensorMissing(
             f"no I2C bus {number} ({problem}): switch it on (raspi-config, Interface Options, I2C) and be of group i2c"
         ) from problem

@@ -16,7 +16,7 @@ import pytest
 
 from edge.meter.power.choose import found_sensors, open_sensor
 from edge.meter.power.hwmon import HwmonSensor, channels, choose_channel
-from edge.meter.power.ina import InaSensor
+from edge.meter.power.ina import InaSensor, LinuxBus
 from edge.meter.power.pmic import PmicSensor, rail_powers_w
 from edge.meter.power.protocol import Joules, PowerSensor, Reading, SensorFailed, SensorMissing, Watts
 from edge.meter.power.rapl import RaplSensor
@@ -242,9 +242,20 @@ def test_a_chip_that_falls_silent_fails() -> None:
 
 
 def test_without_a_bus_the_user_is_told_to_switch_it_on() -> None:
-    pytest.importorskip("adafruit_extended_bus")
+    pytest.importorskip("adafruit_blinka")
     with pytest.raises(SensorMissing, match=r"no I2C bus 97.*raspi-config"):
         open_sensor("ina219:0x40@97")
+
+
+def test_a_driver_reads_through_the_bus_that_linux_gives() -> None:
+    pytest.importorskip("adafruit_ina219")
+    below = ina219_bus()
+    bus = LinuxBus(below)
+    assert InaSensor("ina219", 0x40, bus).read() == InaSensor("ina219", 0x40, below).read()
+    assert bus.try_lock()
+    assert not bus.try_lock(), "one at a time"
+    bus.unlock()
+    bus.deinit()
 
 
 # ---------------------------------------------------------------- Raspberry Pi 5
