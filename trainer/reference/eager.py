@@ -33,6 +33,7 @@ class EagerRuntime:
         self._momentum = MOMENTUM if manifest.optimiser == "momentum" else 0.0
         self._velocity = [torch.zeros_like(one) for one in self._parameters]
         self._count = manifest.parameter_count
+        self._initial = self.state()
         self.name = f"eager torch {torch.__version__.partition('+')[0]}"
 
     def parameters(self) -> FloatArray:
@@ -49,7 +50,7 @@ class EagerRuntime:
         _fill(self._velocity, state[self._count :] if self._momentum else np.zeros(self._count, np.float32))
 
     def reset(self) -> None:
-        raise NotImplementedError("the reference trainer sets every state")
+        self.set_state(self._initial)
 
     def train(self, x: FloatArray, target: FloatArray, lr: float) -> tuple[float, FloatArray]:
         scores = self._module(torch.tensor(x))
