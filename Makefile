@@ -27,6 +27,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_aggregator.py
 	$(BIN)/python benchmarks/bench_round.py
 	$(BIN)/python benchmarks/bench_size.py
+	$(BIN)/python benchmarks/bench_reference.py
 
 # The programs that ship with the package, compiled again from trainer/models.py (needs torch).
 programs: $(VENV)/.test
