@@ -384,7 +384,7 @@ def run_tool(words: Sequence[str], *, package: str, timeout_s: float = _COMMAND_
     """
     try:
         done = subprocess.run(words, capture_output=True, check=False, timeout=timeout_s)
-    except FileNotFoundError as problem:
+    except (FileNotFoundError, PermissionError) as problem:
         raise ImageError(f"no {words[0]} on this machine (Debian: apt-get install {package})") from problem
     except subprocess.TimeoutExpired as problem:
         raise ImageError(f"{words[0]} did not end within {timeout_s:g} s; is the network there?") from problem
