@@ -417,7 +417,8 @@ class Aggregator:
         self._refusals: set[tuple[str, str]] = set()
         self._end: End | None = None
         self._open_round = -1
-        self._opened_at = time.monotonic()
+        self._now = self._opened_at = time.monotonic()
+        """When the machine last stepped, and when it opened the round: a deadline runs from there."""
         self._batch = _Batch()
 
     def begin(self) -> None:
@@ -571,7 +572,8 @@ class Aggregator:
     # ---- out: actions -> ledger, then network, then operator
 
     def _step(self, event: Event, payload: bytes = b"") -> None:
-        self._state, actions = step(self._state, event, time.monotonic())
+        self._now = time.monotonic()
+        self._state, actions = step(self._state, event, self._now)
         self._take(actions, payload)
 
     def _take(self, actions: list[Action], payload: bytes) -> None:
@@ -621,7 +623,7 @@ class Aggregator:
         batch, run, frame = self._batch, self._settings.run, encode(message)
         if isinstance(message, Plan):
             if message.round != self._open_round:
-                self._open_round, self._opened_at = message.round, time.monotonic()
+                self._open_round, self._opened_at = message.round, self._now
             batch.writes.append(partial(self._ledger.open_round, run, message.round, frame, time.time()))
             batch.out.append((topics.plan(self._fleet), frame, True))
         else:

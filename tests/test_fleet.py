@@ -85,7 +85,7 @@ def test_a_silent_device_is_missed_at_the_deadline(fleet: Fleet) -> None:
     try:
         until(lambda: any(e["missing"] == ["d2"] for e in aggregator.named("round")), "a round that misses d2")
         missed = next(e for e in aggregator.named("round") if e["missing"] == ["d2"])
-        assert missed["seconds"] > 1.4  # counted from the plan's publishing, a little after the deadline's clock began
+        assert missed["seconds"] >= 1.5
     finally:
         os.kill(pids["d2"], signal.SIGCONT)
     until(
