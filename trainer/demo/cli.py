@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from trainer.data import DataError, load_dataset
-from trainer.demo.progress import choose
+from trainer.demo.progress import HEADS
 from trainer.demo.run import run_demo
 from trainer.demo.settings import METHODS, RUNTIMES, DemoError, Wish, settle
 from trainer.demo.table import differences, explanation, rows_of, text
 from trainer.partition import SplitError
+from trainer.progress import choose
 
 
 def _list(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -57,7 +58,7 @@ def demo(*, test: str | None, out: Path | None, **options: object) -> None:
         folder = _run_folder(out)
         dataset = load_dataset(wish.data)
         settings = settle(wish, dataset)
-        with choose() as progress:
+        with choose(HEADS) as progress:
             progress.say(
                 f"{dataset.name}, {settings.devices} devices, splits {', '.join(map(str, settings.splits))}, "
                 f"methods {', '.join(settings.methods)}; all that happens is kept in {folder}"

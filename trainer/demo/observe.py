@@ -9,16 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-BYTES = ("payload_up", "payload_down", "stream_up", "stream_down")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accuracy:
-    """Over devices, 0..1."""
-
-    mean: float
-    worst: float
-    best: float
+from trainer.record.run import Spread
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,12 +66,8 @@ class Observed:
         whole = [number for number, reports in self.reports.items() if len(reports) >= self.devices]
         return max(whole, default=None)
 
-    def accuracy(self, number: int) -> Accuracy:
-        """Over the devices that reported round `number`; at least one did."""
+    def accuracy(self, number: int) -> Spread:
+        """Over the devices that reported round `number`, at least one, to six decimals."""
         values = [float(report["accuracy"]) for report in self.reports[number].values()]
-        return Accuracy(mean=sum(values) / len(values), worst=min(values), best=max(values))
-
-    def bytes_a_round(self) -> dict[str, float]:
-        """A device's bytes a round, mean over devices: what it had counted after the last round, by the rounds."""
-        last = self.reports[self.rounds - 1]
-        return {key: sum(float(r[key]) for r in last.values()) / len(last) / self.rounds for key in BYTES}
+        mean = sum(values) / len(values)
+        return Spread(mean=round(mean, 6), worst=round(min(values), 6), best=round(max(values), 6))

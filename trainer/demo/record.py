@@ -11,7 +11,8 @@ from trainer.data import Dataset
 from trainer.demo.observe import Observed
 from trainer.demo.settings import Settings
 from trainer.partition import Split
-from trainer.record.run import Curve, Device, Layers, Point, Record, Spread, environment, now
+from trainer.record.inputs import data_of, program_of
+from trainer.record.run import Curve, Device, Layers, Point, Record, environment, now
 from trainer.shards import ShardFile
 
 PROVENANCE = {
@@ -31,20 +32,8 @@ def begin(settings: Settings, dataset: Dataset, manifest: Manifest) -> Record:
         provenance=PROVENANCE,
         started=now(),
         environment=environment(),
-        data={
-            "name": dataset.name,
-            "input_shape": list(dataset.input_shape),
-            "labels": dataset.label_count,
-            "pool_samples": len(dataset.pool),
-            "test_samples": len(dataset.test),
-        },
-        program={
-            "name": manifest.name,
-            "digest": manifest.digest.hex(),
-            "parameters": manifest.parameter_count,
-            "optimiser": manifest.optimiser,
-            "batch": manifest.batch,
-        },
+        data=data_of(dataset),
+        program=program_of(manifest),
     )
 
 
@@ -79,7 +68,7 @@ def curve(method: str, split: Split, seed: int, seen: Observed, shards: Sequence
 def _point(number: int, seconds: float, reports: dict[str, dict[str, Any]], seen: Observed) -> Point:
     return Point(
         round=number,
-        score=Spread(**{name: round(value, 6) for name, value in asdict(seen.accuracy(number)).items()}),
+        score=seen.accuracy(number),
         seconds=round(seconds, 3),
         up=_layers(reports.values(), "up"),
         down=_layers(reports.values(), "down"),

@@ -10,10 +10,11 @@ from trainer.data import Dataset
 from trainer.demo import record
 from trainer.demo.observe import Observed
 from trainer.demo.processes import Child, Processes, check_reachable, failure, lines, signals_interrupt, start_broker
-from trainer.demo.progress import Progress
+from trainer.demo.progress import row
 from trainer.demo.settings import DemoError, Settings, read_manifest
 from trainer.demo.table import differences, explanation, markdown, rows_of, text
 from trainer.partition import Split
+from trainer.progress import Progress
 from trainer.record.run import Curve, Record, now, write_record
 from trainer.report.cli import draw
 from trainer.shards import ShardFile, deal, write_shards
@@ -138,7 +139,7 @@ class _Stage:
         helpers = 1 if self.settings.broker else 2
         for event in lines(aggregator, self.processes):
             seen.hear(event)
-            self.progress.show(str(self.split), method, seen, self.processes.alive() - helpers)
+            self.progress.show(row(str(self.split), method, seen, self.processes.alive() - helpers))
         self.processes.forget(aggregator)
         if not seen.complete:
             raise DemoError(f"{seen.reason}\n{failure(aggregator)}".lstrip())

@@ -34,12 +34,13 @@ def emulate(*, fleet_file: Path | None, out: Path | None, target: float | None, 
     from dataclasses import replace
 
     from trainer.data import DataError, load_dataset
-    from trainer.demo.progress import choose
+    from trainer.demo.progress import HEADS
     from trainer.demo.settings import DemoError
     from trainer.emulate.backend import BackendError
     from trainer.emulate.fleet import FleetError, read_fleet
     from trainer.emulate.run import run_fleet
     from trainer.partition import SplitError
+    from trainer.progress import choose
     from trainer.report.cli import draw
     from trainer.report.page import text_table
 
@@ -52,7 +53,7 @@ def emulate(*, fleet_file: Path | None, out: Path | None, target: float | None, 
             return
         folder = _run_folder(out)
         dataset = load_dataset(fleet.training.data)
-        with choose() as progress:
+        with choose(HEADS) as progress:
             progress.say(f"{fleet.name}: {len(fleet.members)} devices; all that happens is kept in {folder}")
             found = run_fleet(fleet, dataset, folder, progress, folder=fleet_file.resolve().parent)
     except (FleetError, BackendError, DemoError, DataError, SplitError) as problem:

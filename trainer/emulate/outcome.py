@@ -6,7 +6,7 @@ Letters: D devices, r round.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.demo.observe import Observed
@@ -14,7 +14,7 @@ from trainer.emulate.backend import Enforced, Limits
 from trainer.emulate.fleet import Member
 from trainer.emulate.spend import Metered, Spent, Work, joules, layers, mean_joules, mean_layers, metered
 from trainer.record.reach import total_bytes, total_joules
-from trainer.record.run import Curve, Device, Joules, Layers, Point, Spread, Table
+from trainer.record.run import Curve, Device, Joules, Layers, Point, Table
 from trainer.shards import ShardFile
 
 PROVENANCE = {
@@ -69,7 +69,7 @@ class Outcome:
         used = [self._joules(name, number) for name in self._all_spent(number)]
         return Point(
             round=number,
-            score=Spread(**{name: round(value, 6) for name, value in asdict(self.seen.accuracy(number)).items()}),
+            score=self.seen.accuracy(number),
             seconds=round(seconds, 3),
             up=mean_layers([up for up, _ in both]),
             down=mean_layers([down for _, down in both]),

@@ -27,7 +27,7 @@ from trainer.demo.processes import (
     signals_interrupt,
     start_broker,
 )
-from trainer.demo.progress import Progress
+from trainer.demo.progress import row
 from trainer.demo.settings import DemoError
 from trainer.emulate import inside
 from trainer.emulate.backend import Backend, BackendError, Enforced, Limits, Order
@@ -45,6 +45,8 @@ from trainer.emulate.settle import Settled, settle
 from trainer.emulate.speed import EMULATED, Speed, calibrated_speed, read_host_mhz, speed
 from trainer.emulate.spend import Instructions, Reading, Work, joules, spent
 from trainer.instructions.counts import known_counts
+from trainer.progress import Progress
+from trainer.record.inputs import data_of, program_of
 from trainer.record.reach import reach_table
 from trainer.record.run import Curve, Event, Record, environment, now, write_record
 from trainer.shards import ShardFile, deal, write_shards
@@ -110,20 +112,8 @@ def _begin(fleet: Fleet, settled: Settled, dataset: Dataset) -> Record:
         provenance=PROVENANCE,
         started=now(),
         environment={**environment(), "host_mhz": read_host_mhz()},
-        data={
-            "name": dataset.name,
-            "input_shape": list(dataset.input_shape),
-            "labels": dataset.label_count,
-            "pool_samples": len(dataset.pool),
-            "test_samples": len(dataset.test),
-        },
-        program={
-            "name": manifest.name,
-            "digest": manifest.digest.hex(),
-            "parameters": manifest.parameter_count,
-            "optimiser": manifest.optimiser,
-            "batch": manifest.batch,
-        },
+        data=data_of(dataset),
+        program=program_of(manifest),
     )
 
 
@@ -376,7 +366,7 @@ class Stage:
             self._measure(int(event["round"]))
         if kind in {"round", "report"}:
             up = len(self._roster.up)
-            self._of.progress.show(str(self._of.settled.split), self._method, seen, up)
+            self._of.progress.show(row(str(self._of.settled.split), self._method, seen, up))
 
     # ------------------------------------------------------------ what a device has spent
 

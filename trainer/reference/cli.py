@@ -12,9 +12,10 @@ import click
 from trainer.channel import POWERS_DBM
 from trainer.data import DataError, load_dataset
 from trainer.partition import SplitError
+from trainer.progress import choose
 from trainer.record.run import Curve, Record, RecordError, Table, now, write_record
 from trainer.reference.engines import ENGINES, engine
-from trainer.reference.progress import choose
+from trainer.reference.progress import HEADS
 from trainer.reference.quantise import CODES
 from trainer.reference.settings import RUNTIMES, WEIGHTS, RunError
 from trainer.reference.settle import Wish, settle
@@ -149,7 +150,7 @@ def run_and_write(
     click.echo(f"{len(jobs)} runs of {jobs[0].settings.rounds} rounds; all that happens is kept in {folder}")
     with (
         engine(options["engine_name"], options["workers"], options["address"]) as where,
-        choose() as progress,
+        choose(HEADS) as progress,
     ):
         curves = run_jobs(jobs, where, folder / "state", progress)
     found = tables(curves)

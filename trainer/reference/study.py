@@ -13,9 +13,11 @@ from typing import Any
 
 from edge.runtime.program import load_program
 from trainer.data import Dataset
+from trainer.progress import Progress
+from trainer.record.inputs import data_of, program_of
 from trainer.record.run import Curve, Record, Table, environment, now
 from trainer.reference.engines import Engine
-from trainer.reference.progress import Progress
+from trainer.reference.progress import row
 from trainer.reference.run import Standing, follow
 from trainer.reference.settings import Settings
 
@@ -43,7 +45,7 @@ async def _all(jobs: Sequence[Job], engine: Engine, folder: Path | None, progres
 
     async def one(job: Job) -> Curve:
         def hear(settings: Settings, standing: Standing) -> None:
-            progress.show(settings, job.label, standing)
+            progress.show(row(settings, job.label, standing))
 
         async with slots:
             return await follow(job.settings, job.label, engine, folder, hear)
@@ -70,20 +72,8 @@ def record_of(
         ended=now(),
         complete=True,
         environment=environment(),
-        data={
-            "name": dataset.name,
-            "input_shape": list(dataset.input_shape),
-            "labels": dataset.label_count,
-            "pool_samples": len(dataset.pool),
-            "test_samples": len(dataset.test),
-        },
-        program={
-            "name": manifest.name,
-            "digest": manifest.digest.hex(),
-            "parameters": manifest.parameter_count,
-            "optimiser": manifest.optimiser,
-            "batch": manifest.batch,
-        },
+        data=data_of(dataset),
+        program=program_of(manifest),
         curves=tuple(curves),
         tables=tuple(tables),
     )

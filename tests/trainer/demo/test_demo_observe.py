@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from trainer.demo.observe import Observed
+from trainer.record.run import Spread
 
-from trainer.demo.observe import Accuracy, Observed
 
-
-def report(device: str, number: int, accuracy: float, sent: int = 0) -> dict[str, object]:
-    counted = {"payload_up": sent, "payload_down": 2 * sent, "stream_up": sent, "stream_down": 0}
-    return {"event": "report", "device": device, "round": number, "accuracy": accuracy, "loss": 1.0} | counted
+def report(device: str, number: int, accuracy: float) -> dict[str, object]:
+    return {"event": "report", "device": device, "round": number, "accuracy": accuracy, "loss": 1.0}
 
 
 def closed(number: int, seconds: float) -> dict[str, object]:
@@ -22,19 +20,17 @@ def test_figures_of_a_whole_run() -> None:
         {"event": "run", "run": 7},
         {"event": "waiting", "born": 2, "devices": 2},
         closed(0, 1.5),
-        report("d0", 0, 0.2, 10),
-        report("d1", 0, 0.4, 10),
+        report("d0", 0, 0.2),
+        report("d1", 0, 0.4),
         closed(1, 0.5),
-        report("d0", 1, 0.5, 40),
-        report("d1", 1, 0.75, 60),
+        report("d0", 1, 0.5),
+        report("d1", 1, 0.75),
         {"event": "end", "complete": True, "reason": "all rounds done"},
     ]
     for event in events:
         seen.hear(event)
     assert (seen.run, seen.born, seen.closed, seen.seconds) == (7, 2, 2, 2.0)
-    assert seen.accuracy(1) == Accuracy(mean=0.625, worst=0.5, best=0.75)
-    # 40 and 60 bytes after two rounds: 25 a device and round
-    assert seen.bytes_a_round() == {"payload_up": 25, "payload_down": 50, "stream_up": 25, "stream_down": 0}
+    assert seen.accuracy(1) == Spread(mean=0.625, worst=0.5, best=0.75)
     assert seen.complete
 
 
@@ -54,8 +50,3 @@ def test_refusals_are_counted_and_strange_events_left_alone() -> None:
     seen.hear({"event": "weather", "sun": True})
     assert seen.refused == 3
     assert not seen.complete
-
-
-def test_no_bytes_of_a_run_that_did_not_end() -> None:
-    with pytest.raises(KeyError):
-        Observed(devices=1, rounds=1).bytes_a_round()

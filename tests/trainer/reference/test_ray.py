@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from trainer.progress import choose
 from trainer.record.run import Curve
 from trainer.reference.engines import Here, engine
-from trainer.reference.progress import choose
+from trainer.reference.progress import HEADS
 from trainer.reference.run import follow
 from trainer.reference.settings import RunError
 from trainer.reference.settle import Wish, settle
@@ -23,7 +24,7 @@ def test_ray_and_local_agree(tmp_path: Path) -> None:
     changes = {"rounds": 2, "steps": 2, "warm_up": 0}
     wish = Wish(methods=("fd", "share"), splits=("iid",), devices=4, seeds=(0,), changes=changes)
     jobs = [Job(settings=settings) for settings in settle(wish, tmp_path)]
-    with engine("ray", 2) as cluster, choose() as progress:
+    with engine("ray", 2) as cluster, choose(HEADS) as progress:
         curves = run_jobs(jobs, cluster, None, progress)
     for job, curve in zip(jobs, curves, strict=True):
         here = asyncio.run(follow(job.settings, "", Here(), None, lambda *_: None))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer.progress import Plain
 from trainer.reference.engines import engine
-from trainer.reference.progress import Plain
 from trainer.reference.settle import Wish, settle
 from trainer.reference.study import Job, run_jobs
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from trainer.progress import Plain
 from trainer.record.run import Curve
 from trainer.reference.engines import Here, engine
-from trainer.reference.progress import Plain
 from trainer.reference.run import Standing, follow
 from trainer.reference.settings import METHODS, Settings
 from trainer.reference.settle import Wish, settle
