@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from firmware_profiles.facts import Problem, Source, parse_sources
 from firmware_profiles.link import Link
 from firmware_profiles.radio_schema import Radio, parse_radio
 from firmware_profiles.schema import Profile, parse_profile
 
-_FOLDER = Path(__file__).parent / "devices"
+_PROFILES = Path(__file__).parent / "devices"
 _RADIOS = Path(__file__).parent / "radios"
 SOURCES_FILE = Path(__file__).with_name("sources.toml")
+
+_T = TypeVar("_T")
 
 
 class ProfileError(ValueError):
@@ -40,44 +42,34 @@ class Finding:
 
 def list_profiles() -> tuple[str, ...]:
     """Names of the profiles that ship with the package, in alphabetical order."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+    return _names(_PROFILES)
+
+
+def list_radios() -> tuple[str, ...]:
+    """Names of the radios that ship with the package, in alphabetical order."""
+    return _names(_RADIOS)
 
 
 def profile_file(name: str) -> Path:
     """Where a shipped profile lies. Raises `ProfileError` on a name that is none."""
-    if name not in list_profiles():
-        raise ProfileError(f"no profile {name!r}: one of {', '.join(list_profiles())}")
-    return _FOLDER / f"{name}.toml"
+    return _shipped(_PROFILES, "profile", name)
+
+
+def radio_file(name: str) -> Path:
+    """Where a shipped radio lies. Raises `ProfileError` on a name that is none."""
+    return _shipped(_RADIOS, "radio", name)
 
 
 @cache
 def load_profile(name: str) -> Profile:
     """A profile that ships with the package, by its name. Raises `ProfileError`."""
-    read = read_profile(profile_file(name))
-    if isinstance(read, Profile):
-        return read
-    raise ProfileError("\n".join(map(str, read)))
-
-
-def list_radios() -> tuple[str, ...]:
-    """Names of the radios that ship with the package, in alphabetical order."""
-    return tuple(sorted(path.stem for path in _RADIOS.glob("*.toml")))
-
-
-def radio_file(name: str) -> Path:
-    """Where a shipped radio lies. Raises `ProfileError` on a name that is none."""
-    if name not in list_radios():
-        raise ProfileError(f"no radio {name!r}: one of {', '.join(list_radios())}")
-    return _RADIOS / f"{name}.toml"
+    return _whole(read_profile(profile_file(name)))
 
 
 @cache
 def load_radio(name: str) -> Radio:
     """A radio that ships with the package, by its name. Raises `ProfileError`."""
-    read = read_radio(radio_file(name))
-    if isinstance(read, Radio):
-        return read
-    raise ProfileError("\n".join(map(str, read)))
+    return _whole(read_radio(radio_file(name)))
 
 
 def load_link(name: str) -> Link:
@@ -88,28 +80,17 @@ def load_link(name: str) -> Link:
 @cache
 def load_sources() -> Mapping[str, Source]:
     """Every source by its key. Raises `ProfileError`."""
-    found = read_sources(SOURCES_FILE)
-    if isinstance(found, dict):
-        return found
-    raise ProfileError("\n".join(map(str, found)))
+    return _whole(read_sources(SOURCES_FILE))
 
 
 def read_profile(file: Path) -> Profile | list[Finding]:
     """Any profile file -> the profile, or everything that is wrong with it. Its sources are the package's."""
-    text, raw = _read(file)
-    if isinstance(raw, Finding):
-        return [raw]
-    parsed = parse_profile(raw, file.stem, load_sources())
-    return parsed if isinstance(parsed, Profile) else _located(file, text, parsed)
+    return _parsed(file, lambda raw: parse_profile(raw, file.stem, load_sources()))
 
 
 def read_radio(file: Path) -> Radio | list[Finding]:
     """Any radio file -> the radio, or everything that is wrong with it. Its sources are the package's."""
-    text, raw = _read(file)
-    if isinstance(raw, Finding):
-        return [raw]
-    parsed = parse_radio(raw, file.stem, load_sources())
-    return parsed if isinstance(parsed, Radio) else _located(file, text, parsed)
+    return _parsed(file, lambda raw: parse_radio(raw, file.stem, load_sources()))
 
 
 def read_either(file: Path) -> Profile | Radio | list[Finding]:
@@ -120,11 +101,31 @@ def read_either(file: Path) -> Profile | Radio | list[Finding]:
 
 def read_sources(file: Path) -> dict[str, Source] | list[Finding]:
     """A table of sources, or everything that is wrong with it."""
+    return _parsed(file, parse_sources)
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in folder.glob("*.toml")))
+
+
+def _shipped(folder: Path, what: str, name: str) -> Path:
+    if name not in _names(folder):
+        raise ProfileError(f"no {what} {name!r}: one of {', '.join(_names(folder))}")
+    return folder / f"{name}.toml"
+
+
+def _whole(read: _T | list[Finding]) -> _T:
+    if isinstance(read, list):
+        raise ProfileError("\n".join(map(str, read)))
+    return read
+
+
+def _parsed(file: Path, parse: Callable[[dict[str, Any]], _T | list[Problem]]) -> _T | list[Finding]:
     text, raw = _read(file)
     if isinstance(raw, Finding):
         return [raw]
-    parsed = parse_sources(raw)
-    return parsed if isinstance(parsed, dict) else _located(file, text, parsed)
+    parsed = parse(raw)
+    return _located(file, text, parsed) if isinstance(parsed, list) else parsed
 
 
 def _read(file: Path) -> tuple[str, dict[str, Any] | Finding]:
