@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 
 import click
@@ -14,6 +13,7 @@ from trainer.demo.settings import METHODS, RUNTIMES, DemoError, Wish, settle
 from trainer.demo.table import differences, explanation, rows_of, text
 from trainer.partition import SplitError
 from trainer.progress import choose
+from trainer.record.folder import FolderError, run_folder
 
 
 def _list(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -55,7 +55,7 @@ def demo(*, test: str | None, out: Path | None, **options: object) -> None:
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace character
     try:
         wish = Wish(own_test=None if test is None else test == "own", **options)  # type: ignore[arg-type]
-        folder = _run_folder(out)
+        folder = run_folder(out)
         dataset = load_dataset(wish.data)
         settings = settle(wish, dataset)
         with choose(HEADS) as progress:
@@ -64,7 +64,7 @@ def demo(*, test: str | None, out: Path | None, **options: object) -> None:
                 f"methods {', '.join(settings.methods)}; all that happens is kept in {folder}"
             )
             found = run_demo(settings, dataset, folder, progress)
-    except (DemoError, DataError, SplitError) as problem:
+    except (DemoError, FolderError, DataError, SplitError) as problem:
         raise click.ClickException(str(problem)) from problem
     except KeyboardInterrupt:
         click.echo("Stopped; every process has ended. What was done is in the run folder.", err=True)
@@ -74,12 +74,3 @@ def demo(*, test: str | None, out: Path | None, **options: object) -> None:
     for line in differences(rows):
         click.echo(line)
     click.echo(f"\n{explanation(found)}\nRun folder: {folder} (report.html, run.json, table.md, ledger, logs)")
-
-
-def _run_folder(out: Path | None) -> Path:
-    """A folder of this run's own. Raises DemoError where the one named is in use."""
-    if out is None:
-        out = Path("runs") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    if out.is_dir() and any(out.iterdir()):
-        raise DemoError(f"{out} is not empty: name another folder with --out, or leave it out")
-    return out

@@ -118,6 +118,12 @@ class Processes:
         self._children = [child for child in self._children if child not in children]
 
 
+def aggregator(*, normalise: bool, **options: object) -> list[str]:
+    """The arguments of a `potstill broker run` that tells its events; `start_deadline` is --start-deadline."""
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return ["broker", "run", "--json", "--normalise" if normalise else "--no-normalise", *words]
+
+
 def failure(child: Child) -> str:
     """What a child that ended left behind, and where to read on."""
     last = [line for line in child.log.read_text(errors="replace").splitlines() if line.strip()][-3:]

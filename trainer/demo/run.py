@@ -9,12 +9,22 @@ from pathlib import Path
 from trainer.data import Dataset
 from trainer.demo import record
 from trainer.demo.observe import Observed
-from trainer.demo.processes import Child, Processes, check_reachable, failure, lines, signals_interrupt, start_broker
+from trainer.demo.processes import (
+    Child,
+    Processes,
+    aggregator,
+    check_reachable,
+    failure,
+    lines,
+    signals_interrupt,
+    start_broker,
+)
 from trainer.demo.progress import row
 from trainer.demo.settings import DemoError, Settings, read_manifest
 from trainer.demo.table import differences, explanation, markdown, rows_of, text
 from trainer.partition import Split
 from trainer.progress import Progress
+from trainer.record.folder import make_folder
 from trainer.record.run import Curve, Record, now, write_record
 from trainer.report.cli import draw
 from trainer.shards import ShardFile, deal, write_shards
@@ -28,14 +38,11 @@ ROUND_DEADLINE_S = 300
 def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress) -> Record:
     """Everything, -> the record, which also lies in `out` as run.json beside report.html, table.txt and table.md.
 
-    Raises DemoError; SIGTERM and SIGHUP end it as Ctrl-C does, with KeyboardInterrupt. In every case all processes
-    have ended and run.json holds what was done.
+    Raises DemoError or FolderError; SIGTERM and SIGHUP end it as Ctrl-C does, with KeyboardInterrupt. In every case
+    all processes have ended and run.json holds what was done.
     """
     found = record.begin(settings, dataset, read_manifest(settings.program))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise DemoError(f"{out} cannot be made ({problem.strerror}): name another folder with --out") from problem
+    make_folder(out)
     shards = _write_all_shards(settings, dataset, out)
     curves: list[Curve] = []
     try:
@@ -135,39 +142,38 @@ class _Stage:
     def _run_method(self, method: str, seen: Observed) -> None:
         name = f"the aggregator ({self.split}, {method})"
         log = self._log(f"aggregator-{method}")
-        aggregator = self.processes.start(name, self._aggregator(method), log, piped=True)
+        child = self.processes.start(name, self._aggregator(method), log, piped=True)
         helpers = 1 if self.settings.broker else 2
-        for event in lines(aggregator, self.processes):
+        for event in lines(child, self.processes):
             seen.hear(event)
             self.progress.show(row(str(self.split), method, seen, self.processes.alive() - helpers))
-        self.processes.forget(aggregator)
+        self.processes.forget(child)
         if not seen.complete:
-            raise DemoError(f"{seen.reason}\n{failure(aggregator)}".lstrip())
+            raise DemoError(f"{seen.reason}\n{failure(child)}".lstrip())
         if len(seen.reports.get(seen.rounds - 1, {})) < seen.devices:
             raise DemoError(f"{self.split}, {method}: not every device reported its last round. Logs: {log.parent}")
 
     def _aggregator(self, method: str) -> list[str]:
         settings = self.settings
-        values = {
-            "broker": self.url,
-            "fleet": self.fleet,
-            "program": settings.program,
-            "ledger": self.out / "ledger.sqlite",
-            "method": method,
-            "devices": settings.devices,
-            "quorum": settings.devices,
-            "extensions": 0,
-            "rounds": settings.rounds,
-            "steps": settings.steps,
-            "lr": settings.lr,
-            "gamma": settings.gamma,
-            "bits": settings.bits,
-            "seed": settings.seed,
-            "deadline": ROUND_DEADLINE_S,
-            "start-deadline": START_DEADLINE_S,
-        }
-        flags = [word for flag, value in values.items() for word in (f"--{flag}", str(value))]
-        return ["broker", "run", "--json", "--normalise" if settings.normalise else "--no-normalise", *flags]
+        return aggregator(
+            broker=self.url,
+            fleet=self.fleet,
+            program=settings.program,
+            ledger=self.out / "ledger.sqlite",
+            method=method,
+            devices=settings.devices,
+            quorum=settings.devices,
+            extensions=0,
+            rounds=settings.rounds,
+            steps=settings.steps,
+            lr=settings.lr,
+            gamma=settings.gamma,
+            bits=settings.bits,
+            seed=settings.seed,
+            deadline=ROUND_DEADLINE_S,
+            start_deadline=START_DEADLINE_S,
+            normalise=settings.normalise,
+        )
 
     def _log(self, name: str) -> Path:
         return self.out / "logs" / _folder(self.split) / f"{name}.log"

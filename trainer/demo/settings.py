@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from edge.wire.manifest import Manifest, parse_manifest
 from trainer.data import Dataset
 from trainer.partition import Split, SplitError, parse_split, resolve
 from trainer.programs import SHIPPED, shipped
+from trainer.recipes import recipe
 from trainer.shards import default_samples
 
 METHODS = ("alone", "fl", "fd")
@@ -19,33 +19,8 @@ MAX_DEVICES = 200
 """Each is a process of 40 to 60 MB; the emulator is for more."""
 
 
-_T = TypeVar("_T")
-
-
 class DemoError(Exception):
     """The demo cannot start or go on. The message says what to do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """What suits the samples: chosen by trying, docs/demo.md says how."""
-
-    rounds: int
-    steps: int
-    lr: float
-    gamma: float
-    normalise: bool = False
-    """Divide the target by 1 + gamma: momentum with the whole step diverges on some persons of HAR."""
-
-
-RECIPES = {
-    (1, 8, 8): Recipe(rounds=25, steps=16, lr=0.1, gamma=1.0),
-    (1, 28, 28): Recipe(rounds=30, steps=32, lr=0.1, gamma=1.0),
-    (9, 128): Recipe(rounds=30, steps=16, lr=0.03, gamma=1.0, normalise=True),
-    (135,): Recipe(rounds=30, steps=32, lr=0.05, gamma=1.0, normalise=True),
-}
-OTHERS = Recipe(rounds=20, steps=16, lr=0.05, gamma=1.0)
-"""For samples of another shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +92,7 @@ class Settings:
 def settle(wish: Wish, dataset: Dataset) -> Settings:
     """Raises DemoError or SplitError."""
     folder, manifest = find_program(wish.program, dataset)
-    recipe = RECIPES.get(manifest.input_shape, OTHERS)
+    chosen = recipe(manifest.input_shape).but(asdict(wish))
     samples = wish.samples or default_samples(dataset, wish.devices)
     texts = wish.splits or (("natural",) if dataset.natural else ("iid", "fd"))
     splits = tuple(resolve(parse_split(text), samples, dataset.label_count) for text in texts)
@@ -131,11 +106,7 @@ def settle(wish: Wish, dataset: Dataset) -> Settings:
         devices=wish.devices,
         samples=samples,
         own_test=natural if wish.own_test is None else wish.own_test,
-        rounds=_or(wish.rounds, recipe.rounds),
-        steps=_or(wish.steps, recipe.steps),
-        lr=_or(wish.lr, recipe.lr),
-        gamma=_or(wish.gamma, recipe.gamma),
-        normalise=_or(wish.normalise, recipe.normalise),
+        **asdict(chosen),
         bits=wish.bits,
         seed=wish.seed,
         runtime=wish.runtime,
@@ -143,10 +114,6 @@ def settle(wish: Wish, dataset: Dataset) -> Settings:
         program_name=manifest.name,
         broker=wish.broker,
     )
-
-
-def _or(typed: _T | None, default: _T) -> _T:
-    return default if typed is None else typed
 
 
 def find_program(named: Path | None, dataset: Dataset) -> tuple[Path, Manifest]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 
 import click
@@ -37,10 +36,12 @@ def emulate(*, fleet_file: Path | None, out: Path | None, target: float | None, 
     from trainer.demo.progress import HEADS
     from trainer.demo.settings import DemoError
     from trainer.emulate.backend import BackendError
-    from trainer.emulate.fleet import FleetError, read_fleet
+    from trainer.emulate.fleet import FleetError
+    from trainer.emulate.fleet_file import read_fleet
     from trainer.emulate.run import run_fleet
     from trainer.partition import SplitError
     from trainer.progress import choose
+    from trainer.record.folder import FolderError, run_folder
     from trainer.report.cli import draw
     from trainer.report.page import text_table
 
@@ -51,12 +52,12 @@ def emulate(*, fleet_file: Path | None, out: Path | None, target: float | None, 
         if check:
             click.echo(f"{fleet.name}: {len(fleet.members)} devices, back ends {', '.join(fleet.backends)}")
             return
-        folder = _run_folder(out)
+        folder = run_folder(out)
         dataset = load_dataset(fleet.training.data)
         with choose(HEADS) as progress:
             progress.say(f"{fleet.name}: {len(fleet.members)} devices; all that happens is kept in {folder}")
             found = run_fleet(fleet, dataset, folder, progress, folder=fleet_file.resolve().parent)
-    except (FleetError, BackendError, DemoError, DataError, SplitError) as problem:
+    except (FleetError, BackendError, DemoError, DataError, FolderError, SplitError) as problem:
         raise click.ClickException(str(problem)) from problem
     except KeyboardInterrupt:
         click.echo("Stopped; every device has ended and every link is gone. What was done is in run.json.", err=True)
@@ -82,11 +83,3 @@ def _clean() -> None:
         raise SystemExit(1)
     if not removed:
         click.echo("Nothing was left.")
-
-
-def _run_folder(out: Path | None) -> Path:
-    if out is None:
-        return Path("runs") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    if out.is_dir() and any(out.iterdir()):
-        raise click.UsageError(f"{out} is not empty: name another folder with --out, or leave it out")
-    return out

@@ -63,7 +63,8 @@ def compose(fleet_file: Path, out: Path, engine: str | None, broker: str | None)
     from trainer.demo.settings import DemoError
     from trainer.emulate.compose import BROKER, GATEWAY
     from trainer.emulate.compose import compose as render
-    from trainer.emulate.fleet import FleetError, read_fleet
+    from trainer.emulate.fleet import FleetError
+    from trainer.emulate.fleet_file import read_fleet
     from trainer.emulate.image import find_engine
     from trainer.emulate.rootfs import ImageError
     from trainer.emulate.settle import settle

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -17,67 +16,48 @@ from firmware_profiles.facts import Quality
 from firmware_profiles.schema import Profile
 from trainer.calibration.measure import step_cpu_s
 from trainer.data import Dataset
-from trainer.demo.observe import Observed
 from trainer.demo.processes import (
-    Child,
     Processes,
-    check_reachable,
-    failure,
-    lines_and_ticks,
     signals_interrupt,
-    start_broker,
 )
-from trainer.demo.progress import row
 from trainer.demo.settings import DemoError
 from trainer.emulate import inside
 from trainer.emulate.backend import Backend, BackendError, Enforced, Limits, Order
 from trainer.emulate.backends import REMOVERS, make_backend
+from trainer.emulate.broker import Broker
 from trainer.emulate.container import DEFAULT_RUNTIME
-from trainer.emulate.fleet import UNSHAPED, Fleet, Happening, Member
+from trainer.emulate.fleet import UNSHAPED, Fleet, Member
 from trainer.emulate.leftovers import Leftovers, clean
 from trainer.emulate.netem import has_netem
-from trainer.emulate.network import HUB_ADDRESS, Network, Wire
-from trainer.emulate.outcome import PROVENANCE, Outcome, enforced_table, member_table, totals_table
+from trainer.emulate.network import Network
+from trainer.emulate.outcome import PROVENANCE, enforced_table, member_table, totals_table
 from trainer.emulate.rootfs import ARM64
-from trainer.emulate.roster import Roster, last_words
-from trainer.emulate.scenario import Scenario, Step, wrong_clocks
+from trainer.emulate.roster import Roster
+from trainer.emulate.scenario import wrong_clocks
 from trainer.emulate.settle import Settled, settle
 from trainer.emulate.speed import EMULATED, Speed, calibrated_speed, read_host_mhz, speed
-from trainer.emulate.spend import Instructions, Reading, Work, joules, spent
+from trainer.emulate.spend import Instructions, Work
+from trainer.emulate.stage import Ground, Place, Stage
 from trainer.instructions.counts import known_counts
 from trainer.progress import Progress
+from trainer.record.folder import make_folder
 from trainer.record.inputs import data_of, program_of
 from trainer.record.reach import reach_table
 from trainer.record.run import Curve, Event, Record, environment, now, write_record
 from trainer.shards import ShardFile, deal, write_shards
 
-LOOK_S = 1.0
-"""Between two looks at batteries and at who is still there."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """One device's in the emulation: what does not change from method to method."""
-
-    member: Member
-    speed: Speed
-    limits: Limits
-    wire: Wire | None
-    shard: ShardFile
-    work: Work | None
-
 
 def run_fleet(fleet: Fleet, dataset: Dataset, out: Path, progress: Progress, *, folder: Path) -> Record:
     """Everything, -> the record, which also lies in `out` as run.json. `folder` is that of the fleet's file.
 
-    Raises DemoError, BackendError or SplitError. In every case nothing is left running or laid, and run.json holds what
-    was done.
+    Raises DemoError, BackendError, FolderError or SplitError. In every case nothing is left running or laid, and
+    run.json holds what was done.
     """
     settled = settle(fleet, dataset, folder)
     record = _begin(fleet, settled, dataset)
     emulation = Emulation(fleet=fleet, settled=settled, out=out, progress=progress)
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         emulation.run(dataset)
         record = replace(record, complete=True)
     except (DemoError, BackendError) as problem:
@@ -94,14 +74,12 @@ def run_fleet(fleet: Fleet, dataset: Dataset, out: Path, progress: Progress, *, 
 
 
 def _begin(fleet: Fleet, settled: Settled, dataset: Dataset) -> Record:
-    manifest = settled.manifest
-    chosen = {name: getattr(settled, name) for name in ("samples", "own_test", "rounds", "steps", "lr", "gamma")}
+    chosen = ("samples", "own_test", "rounds", "steps", "lr", "gamma", "normalise")
     return Record(
         kind="emulate",
         settings={
             **asdict(fleet.training),
-            **chosen,
-            "normalise": settled.normalise,
+            **{name: getattr(settled, name) for name in chosen},
             "split": str(settled.split),
             "program": settled.program.name,
             "fleet": fleet.name,
@@ -113,7 +91,7 @@ def _begin(fleet: Fleet, settled: Settled, dataset: Dataset) -> Record:
         started=now(),
         environment={**environment(), "host_mhz": read_host_mhz()},
         data=data_of(dataset),
-        program=program_of(manifest),
+        program=program_of(settled.manifest),
     )
 
 
@@ -153,8 +131,19 @@ class Emulation:
                 {name: backends[place.member.group.backend] for name, place in self.places.items()},
             )
             stack.callback(roster.stop)
+            ground = Ground(
+                fleet=self.fleet,
+                settled=self.settled,
+                out=self.out,
+                progress=self.progress,
+                places=self.places,
+                roster=roster,
+                processes=processes,
+                broker=broker,
+                within=within,
+            )
             for method in self.fleet.training.methods:
-                self._run_method(method, Stage(self, roster, processes, broker, within))
+                self._run_method(method, ground)
 
     def tables(self, record: Record) -> Iterator[Any]:
         if any(curve.points for curve in self.curves):
@@ -258,216 +247,13 @@ class Emulation:
 
     # ------------------------------------------------------------ a method
 
-    def _run_method(self, method: str, stage: Stage) -> None:
+    def _run_method(self, method: str, ground: Ground) -> None:
+        stage = Stage(method, ground)
         try:
-            stage.run(method)
+            stage.run()
         finally:
             self.curves.append(stage.outcome.curve(method, str(self.settled.split), self.fleet.training.seed))
             self.events += stage.events
-
-
-class Broker:
-    """The run's broker: one of its own, which can be restarted on its port, or one that is there."""
-
-    def __init__(
-        self,
-        fleet: Fleet,
-        processes: Processes,
-        log: Path,
-        within: Callable[[list[str]], list[str]],
-        *,
-        shared: bool,
-    ) -> None:
-        self._kind = fleet.training.broker
-        self._processes = processes
-        self._log = log
-        self._within = within
-        self._host = "127.0.0.1" if shared else HUB_ADDRESS
-        self._child: Child | None = None
-        self.url = self._kind
-
-    def start(self) -> None:
-        """Raises DemoError."""
-        if "://" in self._kind:
-            check_reachable(self._kind)
-            return
-        options = ["--kind", self._kind, "--host", self._host]
-        if self._host == HUB_ADDRESS:
-            options.append("--expose")  # to the run's own namespaces, which nothing else is in
-        if self._child is not None:
-            options += ["--port", self.url.rpartition(":")[2]]
-        self._child, self.url = start_broker(self._processes, self._log, *options, within=self._within)
-
-    def restart(self) -> None:
-        assert self._child is not None, "only a broker of our own has this event"
-        self._processes.stop([self._child])
-        self.start()
-
-
-class Stage:
-    """One method's run on the fleet."""
-
-    def __init__(
-        self,
-        emulation: Emulation,
-        roster: Roster,
-        processes: Processes,
-        broker: Broker,
-        within: Callable[[list[str]], list[str]],
-    ) -> None:
-        self._of = emulation
-        self._roster = roster
-        self._processes = processes
-        self._broker = broker
-        self._within = within
-        self._places = emulation.places
-        self._scenario = Scenario(emulation.fleet.happenings)
-        self._began_s: float | None = None
-        self._looked_s = 0.0
-        self._start: dict[str, Reading] = {}
-        self._method = ""
-        self.events: list[Event] = []
-        rounds = emulation.settled.rounds
-        self.outcome = Outcome(
-            members={name: place.member for name, place in self._places.items()},
-            works={name: place.work for name, place in self._places.items()},
-            shards={name: place.shard for name, place in self._places.items()},
-            seen=Observed(devices=len(self._places), rounds=rounds),
-        )
-
-    def run(self, method: str) -> None:
-        """Raises DemoError or BackendError."""
-        self._method = method
-        for name in self._places:
-            self._roster.start(name)
-            self._shape(name, None)
-        name = f"the aggregator ({method})"
-        log = self._of.out / "logs" / f"aggregator-{method}.log"
-        aggregator = self._processes.start(name, self._aggregator(method), log, piped=True, within=self._within)
-        for event in lines_and_ticks(aggregator, self._processes):
-            if event is not None:
-                self._hear(event)
-            self._look()
-        self._processes.forget(aggregator)
-        seen = self.outcome.seen
-        for step in self._scenario.waiting:
-            self._note("not-reached", f"the run ended before {step.trigger}: {step.text}", None)
-        if not seen.complete:
-            raise DemoError(f"{seen.reason}\n{failure(aggregator)}".lstrip())
-
-    def _hear(self, event: dict[str, Any]) -> None:
-        seen = self.outcome.seen
-        seen.hear(event)
-        kind = event["event"]
-        if self._began_s is None and kind == "waiting" and event["born"] >= event["devices"]:
-            self._began_s = time.monotonic()
-            self._start = {name: self._reading(name) for name in self._places}
-        if kind == "round":
-            self._measure(int(event["round"]))
-        if kind in {"round", "report"}:
-            up = len(self._roster.up)
-            self._of.progress.show(row(str(self._of.settled.split), self._method, seen, up))
-
-    # ------------------------------------------------------------ what a device has spent
-
-    def _reading(self, name: str) -> Reading:
-        wire = self._places[name].wire
-        return Reading(cpu_s=self._roster.cpu_s(name), counts=None if wire is None else wire.counts())
-
-    def _measure(self, number: int) -> None:
-        """At the close of a round. A start of which nothing is known (a quorum was enough to begin) counts from now."""
-        if self._began_s is None:
-            self._began_s = time.monotonic() - self.outcome.seen.seconds
-            self._start = {name: self._reading(name) for name in self._places}
-        seconds = time.monotonic() - self._began_s
-        for name, start in self._start.items():
-            self.outcome.spent.setdefault(number, {})[name] = spent(self._reading(name), start, seconds)
-
-    # ------------------------------------------------------------ what happens to it
-
-    def _look(self) -> None:
-        self._report_ended()
-        if self._began_s is None:
-            return
-        seconds = time.monotonic() - self._began_s
-        for step in self._scenario.due(closed=self.outcome.seen.closed, seconds=seconds):
-            self._happen(step)
-        if seconds - self._looked_s >= LOOK_S:
-            self._looked_s = seconds
-            self._look_at_batteries(seconds)
-
-    def _report_ended(self) -> None:
-        """A device that ends by itself before the first plan is a mistake; later it is something to tell."""
-        for name, code in self._roster.ended():
-            words = f"device {name} ended with code {code}:\n  {last_words(self._roster.log(name))}"
-            if self._began_s is None:
-                raise DemoError(f"{words}\nThe whole log: {self._roster.log(name)}")
-            usage = self._roster.usage(name)
-            killed = " (killed for its memory)" if usage.oom_kills else ""
-            self._note("ended", f"{name} ended with code {code}{killed}", name)
-
-    def _happen(self, step: Step) -> None:
-        happening = step.happening
-        self._note(happening.kind, step.text, happening.devices[0] if len(happening.devices) == 1 else None)
-        if happening.kind == "broker-restart":
-            self._broker.restart()
-        for name in happening.devices:
-            if happening.kind == "fade":
-                self._shape(name, None if step.back else happening)
-            elif step.back:
-                self._roster.start(name)
-            else:
-                self._roster.kill(name)
-
-    def _shape(self, name: str, fading: Happening | None) -> None:
-        place = self._places[name]
-        if place.wire is not None:
-            link = place.member.air.link
-            if fading is not None:
-                link = replace(link, up=fading.up.change(link.up), down=fading.down.change(link.down))
-            place.wire.shape(link)
-
-    def _look_at_batteries(self, seconds: float) -> None:
-        for name, place in self._places.items():
-            capacity = place.member.group.battery_j
-            if capacity is None or name not in self._roster.up:
-                continue
-            outside = spent(self._reading(name), self._start[name], seconds)
-            used = joules(place.member, place.work, outside, rounds=self.outcome.seen.closed)
-            if used.known >= capacity:
-                self._roster.kill(name)
-                self._note("battery", f"{name}'s battery is empty: {capacity:g} J (modelled)", name)
-
-    def _note(self, kind: str, text: str, device: str | None) -> None:
-        seconds = None if self._began_s is None else round(time.monotonic() - self._began_s, 3)
-        closed = self.outcome.seen.closed
-        self.events.append(
-            Event(kind=kind, text=text, method=self._method, round=closed, seconds=seconds, device=device)
-        )
-        self._of.progress.say(f"{self._method}, round {closed}: {text}")
-
-    def _aggregator(self, method: str) -> list[str]:
-        training, settled = self._of.fleet.training, self._of.settled
-        values = {
-            "broker": self._broker.url,
-            "fleet": self._roster.fleet,
-            "program": settled.program,
-            "ledger": self._of.out / "ledger.sqlite",
-            "method": method,
-            "devices": len(self._places),
-            "quorum": self._of.fleet.quorum,
-            "extensions": training.extensions,
-            "rounds": settled.rounds,
-            "steps": settled.steps,
-            "lr": settled.lr,
-            "gamma": settled.gamma,
-            "bits": training.bits,
-            "seed": training.seed,
-            "deadline": training.deadline_s,
-            "start-deadline": training.start_deadline_s,
-        }
-        flags = [word for flag, value in values.items() for word in (f"--{flag}", str(value))]
-        return ["broker", "run", "--json", "--normalise" if settled.normalise else "--no-normalise", *flags]
 
 
 def _within(namespace: str | None) -> Callable[[list[str]], list[str]]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from edge.wire.manifest import Manifest
 from trainer.data import Dataset
-from trainer.demo.settings import OTHERS, RECIPES, find_program
+from trainer.demo.settings import find_program
 from trainer.emulate.fleet import Fleet, Training
 from trainer.partition import Split, parse_split, resolve
+from trainer.recipes import recipe
 from trainer.shards import default_samples
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,22 +33,13 @@ def settle(fleet: Fleet, dataset: Dataset, folder: Path) -> Settled:
     training: Training = fleet.training
     named = None if training.program is None else folder / training.program
     program, manifest = find_program(named, dataset)
-    recipe = RECIPES.get(manifest.input_shape, OTHERS)
-    samples = _or(training.samples, default_samples(dataset, len(fleet.members)))
+    samples = training.samples or default_samples(dataset, len(fleet.members))
     split = resolve(parse_split(training.split), samples, dataset.label_count)
     return Settled(
         program=program,
         manifest=manifest,
         split=split,
         samples=samples,
-        own_test=_or(training.own_test, split.kind == "natural"),
-        rounds=_or(training.rounds, recipe.rounds),
-        steps=_or(training.steps, recipe.steps),
-        lr=_or(training.lr, recipe.lr),
-        gamma=_or(training.gamma, recipe.gamma),
-        normalise=_or(training.normalise, recipe.normalise),
+        own_test=split.kind == "natural" if training.own_test is None else training.own_test,
+        **asdict(recipe(manifest.input_shape).but(asdict(training))),
     )
-
-
-def _or(written: T | None, default: T) -> T:
-    return default if written is None else written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -190,17 +189,17 @@ def _setting(options: dict[str, Any], classes: int) -> Setting:
 
 
 def _finish(make: Callable[[], Page], out: Path | None) -> None:
-    folder = out or Path("runs") / datetime.now().astimezone().strftime("ntk-%Y%m%d-%H%M%S")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise click.ClickException(f"{folder} is not empty: name another folder with --out, or leave it out")
     from trainer.ntk.report import write
+    from trainer.record.folder import FolderError, make_folder, run_folder
     from trainer.report.page import text_table
 
     if find_spec("matplotlib") is None:
         raise click.ClickException("the figures need matplotlib: pip install 'potstill[trainer]'")
     try:
+        folder = run_folder(out, prefix="ntk-")
+        make_folder(folder)
         page = make()
-    except ValueError as problem:
+    except (FolderError, ValueError) as problem:
         raise click.ClickException(str(problem)) from problem
     write(page, folder)
     click.echo(

@@ -97,7 +97,6 @@ def _linear_to_one(plot: Plot) -> dict[str, float]:
 
 def write(page: Page, folder: Path) -> None:
     """folder/run.json, report.html and each plot as .svg. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for plot in page.plots:
         picture = svg(draw(plot))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from trainer.channel import POWERS_DBM
 from trainer.data import DataError, load_dataset
 from trainer.partition import SplitError
 from trainer.progress import choose
+from trainer.record.folder import FolderError, make_folder, run_folder
 from trainer.record.run import Curve, Record, RecordError, Table, now, write_record
 from trainer.reference.engines import ENGINES, engine
 from trainer.reference.progress import HEADS
@@ -109,7 +109,7 @@ def run(methods: tuple[str, ...], **options: Any) -> None:
     """  # noqa: D301 - click's mark must be the character itself
     try:
         _run(methods, options)
-    except (RunError, DataError, SplitError) as problem:
+    except (RunError, FolderError, DataError, SplitError) as problem:
         raise click.ClickException(str(problem)) from problem
     except KeyboardInterrupt:
         click.echo("Stopped. The same command with --out FOLDER goes on where it stood.", err=True)
@@ -121,7 +121,7 @@ _PLACES = ("engine_name", "workers", "address", "out", "seeds", "rounds")
 
 
 def _run(methods: tuple[str, ...], options: dict[str, Any]) -> None:
-    folder = new_folder(options["out"])
+    folder = run_folder(options["out"], again=True)
     wish = Wish(
         methods=methods,
         seeds=tuple(range(options["seeds"])),
@@ -130,11 +130,6 @@ def _run(methods: tuple[str, ...], options: dict[str, Any]) -> None:
     )
     jobs = [Job(settings=settings) for settings in settle(wish, folder / "programs")]
     run_and_write(jobs, wish.data, folder, options, tables=lambda curves: [summary(curves)])
-
-
-def new_folder(out: Path | None) -> Path:
-    """Of this run: the one named, which may hold an interrupted run, or runs/TIME."""
-    return out or Path("runs") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
 
 
 def run_and_write(
@@ -147,6 +142,7 @@ def run_and_write(
 ) -> None:
     """Run all jobs where the options say, print the tables, leave run.json, tables.md and the page (matplotlib)."""
     started = now()
+    make_folder(folder)
     click.echo(f"{len(jobs)} runs of {jobs[0].settings.rounds} rounds; all that happens is kept in {folder}")
     with (
         engine(options["engine_name"], options["workers"], options["address"]) as where,
@@ -154,7 +150,6 @@ def run_and_write(
     ):
         curves = run_jobs(jobs, where, folder / "state", progress)
     found = tables(curves)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "tables.md").write_text("\n".join(f"**{table.title}**\n\n{markdown(table)}" for table in found))
     record = record_of(jobs, curves, load_dataset(data), started=started, settings={"data": data}, tables=found)
     write_record(record, folder / "run.json")

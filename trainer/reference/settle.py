@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge.runtime.program import ProgramRefused, load_program
 from edge.wire.manifest import parse_manifest
 from trainer.data import Dataset, load_dataset
-from trainer.demo.settings import OTHERS, RECIPES
 from trainer.partition import parse_split, resolve
 from trainer.programs import SHIPPED, shipped
+from trainer.recipes import recipe
 from trainer.reference.quantise import CODES
 from trainer.reference.settings import METHODS, OWN, RUNTIMES, SEEDED, WEIGHTS, RunError, Settings
 from trainer.shards import default_samples
@@ -57,8 +57,7 @@ def settle(wish: Wish, cache: Path) -> list[Settings]:
     programs = wish.programs or tuple(str(program(model, dataset, cache, wish.batch)) for model in models)
     for folder in programs:
         require_fit(Path(folder), dataset)
-    recipe = RECIPES.get(dataset.input_shape, OTHERS)
-    suits = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
+    suits = asdict(recipe(dataset.input_shape))
     runs = []
     for method in wish.methods:
         if method not in METHODS:
@@ -91,7 +90,7 @@ def _own(method: str, dataset: Dataset) -> dict[str, Any]:
     """
     own = dict(OWN[method])
     if method == "share":
-        own["steps"] = 2 * RECIPES.get(dataset.input_shape, OTHERS).steps
+        own["steps"] = 2 * recipe(dataset.input_shape).steps
     if "shift" in own:
         own["shift"] = min(dataset.input_shape[-2:]) // 14 if len(dataset.input_shape) == 3 else 0
     return own

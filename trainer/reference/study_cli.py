@@ -8,8 +8,9 @@ import click
 
 from trainer.data import DataError
 from trainer.partition import SplitError
+from trainer.record.folder import FolderError, run_folder
 from trainer.record.run import Table
-from trainer.reference.cli import common_options, listed, new_folder, run_and_write
+from trainer.reference.cli import common_options, listed, run_and_write
 from trainer.reference.papers import PAPERS, privacy_table
 from trainer.reference.settings import RunError
 from trainer.reference.settle import Wish
@@ -87,12 +88,12 @@ def _do(name: str, chosen: Study, options: dict[str, Any]) -> None:
         batch=options["batch"],
         changes={key: options[key] for key in _TYPED if options[key] is not None},
     )
-    folder = new_folder(options["out"])
     try:
+        folder = run_folder(options["out"], again=True)
         jobs = chosen.jobs(wish, folder / "programs")
         more: list[Table] = [privacy_table(wish, folder / "programs")] if name == "mix2fld" else []
         run_and_write(jobs, wish.data, folder, options, tables=lambda curves: [chosen.table(curves), *more])
-    except (RunError, DataError, SplitError) as problem:
+    except (RunError, FolderError, DataError, SplitError) as problem:
         raise click.ClickException(str(problem)) from problem
     except KeyboardInterrupt:
         click.echo(f"Stopped. The same command with --out {folder} goes on where it stood.", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from edge.wire.options import AgentOptions
 from edge.wire.tasks import TASKS
+from trainer.record.folder import FolderError, make_folder, run_folder
 from trainer.record.run import now, write_record
 
 if TYPE_CHECKING:
@@ -79,16 +79,16 @@ def rl(methods: tuple[str, ...], **options: Any) -> None:
     """  # noqa: D301 - click's mark must be the character itself
     from trainer.rl import report
 
-    folder = options["out"] or Path("runs") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     started = now()
     try:
+        folder = run_folder(options["out"])
         studies = _studies(methods, options)
+        make_folder(folder)
         results = [(study, report.follow(study, click.echo)) for study in studies]
         newcomers = report.newcomers(studies[0], click.echo) if options["newcomer"] else ()
-    except ValueError as problem:
+    except (FolderError, ValueError) as problem:
         raise click.ClickException(str(problem)) from problem
     record = report.record_of(results, newcomers, started=started)
-    folder.mkdir(parents=True, exist_ok=True)
     write_record(record, folder / "run.json")
     for table in record.tables:
         click.echo(report.text(table))

@@ -15,7 +15,8 @@ from tests.trainer.emulate.conftest import Docker
 from trainer.data import load_dataset
 from trainer.emulate import inside
 from trainer.emulate.compose import BROKER, GATEWAY, compose, kinds
-from trainer.emulate.fleet import Fleet, FleetError, parse_fleet
+from trainer.emulate.fleet import Fleet, FleetError
+from trainer.emulate.fleet_file import parse_fleet
 from trainer.emulate.settle import settle
 
 TRAINING = {"methods": ["fd"], "rounds": 1, "steps": 3}

@@ -12,7 +12,8 @@ import pytest
 from firmware_profiles.load import load_link, load_profile
 from firmware_profiles.write import profile_toml
 from trainer.channel import load_channel
-from trainer.emulate.fleet import UNSHAPED, Figures, Fleet, FleetError, Trigger, named_links, parse_fleet, read_fleet
+from trainer.emulate.fleet import UNSHAPED, Figures, Fleet, FleetError, Trigger
+from trainer.emulate.fleet_file import named_links, parse_fleet, read_fleet
 
 WHOLE = """
 [fleet]

@@ -11,7 +11,8 @@ from edge.meter.energy import Slowdown
 from edge.wire.messages import METER_KINDS, STREAM_COUNTS
 from firmware_profiles.facts import Quality
 from trainer.emulate.direction import Counts
-from trainer.emulate.fleet import Member, parse_fleet
+from trainer.emulate.fleet import Member
+from trainer.emulate.fleet_file import parse_fleet
 from trainer.emulate.network import LinkCounts
 from trainer.emulate.spend import (
     Instructions,
