@@ -129,7 +129,6 @@ class Leader:
             report=True,
             normalise=True,
             program=self._manifest.digest,
-            schema=self._manifest.schema,
             cohort=frozenset({0} if round_ else ()),
             contributors=holders if method is Method.FD else np.zeros(0, np.uint32),
             logits=rows,

@@ -342,7 +342,7 @@ class Ledger:
         try:
             return settings_from_plain(json.loads(self.run(run).settings))
         except (ValueError, TypeError, KeyError) as problem:
-            raise LedgerError(f"{self._path}: the settings of run {run} are damaged: {problem}") from problem
+            raise LedgerError(f"{self._path}: the settings of run {run} cannot be used: {problem}") from problem
 
     def unfinished(self, run: int) -> Resumption:
         """What a run that was cut short needs to go on. Raises `LedgerError`."""

@@ -350,10 +350,10 @@ def _admit(state: RoundState, event: Born) -> list[Action]:
 
 def _refusal(state: RoundState, event: Born) -> str | None:
     settings, birth = state.settings, event.birth
-    if birth.program != settings.program:
-        return f"program {birth.program.hex()}, the run is for {settings.program.hex()}: put the run's program on it"
-    if birth.schema != settings.schema:
-        return f"label schema {birth.schema.hex()}, the run's is {settings.schema.hex()}: put the run's program on it"
+    if (birth.program, birth.schema) != (settings.program, settings.schema):
+        labels = "of the same labels" if birth.schema == settings.schema else "of other labels"
+        program = f"program {birth.program.hex()} {labels}"
+        return f"{program}, the run is for {settings.program.hex()}: put the run's program on it"
     if event.device not in state.seats and len(state.seats) >= MOST_SEATS:
         return f"all {MOST_SEATS} seats are taken: start another fleet"
     return None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from edge.wire.codec import VERSION
 from edge.wire.messages import AGENTS, OPTIONS, SEEDED, Method, Plan, UintArray
 from edge.wire.options import Options
 from edge.wire.proxy import POLICY_BITS
@@ -87,18 +88,25 @@ steps take a minute on a slow board."""
 
 
 def settings_to_plain(settings: RunSettings) -> dict[str, Any]:
-    """For JSON: digests as hexadecimal, the method by name, its options by theirs."""
+    """For JSON: digests as hexadecimal, the method by name, its options by theirs, and the version of the wire."""
     names = {"program": settings.program.hex(), "schema": settings.schema.hex(), "method": settings.method.name.lower()}
-    return asdict(settings) | names
+    return asdict(settings) | names | {"wire": VERSION}
 
 
 def settings_from_plain(plain: Mapping[str, Any]) -> RunSettings:
-    """Raises ValueError, TypeError or KeyError on what `settings_to_plain` did not write."""
+    """Raises ValueError, TypeError or KeyError on what `settings_to_plain` did not write, or for another wire."""
+    version = plain.get("wire", 1)
+    if version != VERSION:
+        raise ValueError(
+            f"it speaks version {version} of the wire, this release {VERSION}: "
+            "end it with the release that began it, or begin a new run"
+        )
     digests = {"program": bytes.fromhex(plain["program"]), "schema": bytes.fromhex(plain["schema"])}
     method = Method[plain["method"].upper()]
     said = plain.get("options")
     options = None if said is None else OPTIONS[method](**said)
-    return RunSettings(**{**plain, **digests, "method": method, "options": options})
+    fields = {name: value for name, value in plain.items() if name != "wire"}
+    return RunSettings(**{**fields, **digests, "method": method, "options": options})
 
 
 def nobody(settings: RunSettings) -> UintArray:
@@ -130,7 +138,6 @@ def make_plan(  # noqa: PLR0917 - in the order of the wire
         report=settings.report,
         normalise=settings.normalise,
         program=settings.program,
-        schema=settings.schema,
         cohort=cohort,
         contributors=contributors,
         logits=logits,

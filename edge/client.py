@@ -498,13 +498,12 @@ class Client:
         saved, warning = self._work.load(self._name)
         if warning:
             LOG.warning("%s", warning)
-        identity = {"program": self._learner.program, "schema": self._learner.schema}
         if saved is None:
-            return machine.start(None, **identity)
-        session = machine.start(saved.session, **identity)
+            return machine.start(None, program=self._learner.program)
+        session = machine.start(saved.session, program=self._learner.program)
         if session.run is None:
             if saved.session.get("run") is not None:
-                LOG.warning("the saved run was of another program; %s, starting fresh", self._work.set_aside())
+                LOG.warning("the saved run is of another program or release; %s, starting anew", self._work.set_aside())
             return session
         self._learner.runtime.set_state(saved.state)
         self._loss, self._train_s = saved.loss, saved.train_s

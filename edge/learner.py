@@ -118,7 +118,7 @@ class Classifier:
             )
 
     def _check_plan(self, plan: Plan) -> None:
-        if plan.schema != self.schema:
+        if plan.program != self.program:
             return
         labels = len(plan.contributors)
         if labels not in {0, self.labels}:

@@ -191,8 +191,7 @@ class Phase(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     program: bytes
-    """Digest of the program this device serves; with `schema`, what a plan must name."""
-    schema: bytes
+    """Digest of the program this device serves: what a plan must name."""
     phase: Phase = Phase.IDLE
     linked: bool = False
     run: int | None = None
@@ -223,21 +222,21 @@ class Session:
 Outcome: TypeAlias = tuple[Session, list[Action]]
 
 
-_FORMAT = 2
+_FORMAT = 3
 """Of the snapshot; one of another format is left behind."""
 
 
-def start(saved: Mapping[str, Any] | None, *, program: bytes, schema: bytes) -> Session:
+def start(saved: Mapping[str, Any] | None, *, program: bytes) -> Session:
     """A session for a device that serves this program, from the snapshot on its disk or None.
 
-    A snapshot of another program or label schema is left behind, for its model does not fit: `run` is then None, and
+    A snapshot of another program or release is left behind, for its model does not fit: `run` is then None, and
     the model's state saved with it must not be loaded. Raises ValueError on a mapping that `snapshot` did not write.
     """
-    fresh = Session(program=program, schema=schema)
+    fresh = Session(program=program)
     if saved is None:
         return fresh
     try:
-        if (saved["format"], saved["program"], saved["schema"]) != (_FORMAT, program, schema):
+        if (saved["format"], saved["program"]) != (_FORMAT, program):
             return fresh
         frame, seat = saved["pending"], saved["seat"]
         pending = None if frame is None else _upload(frame)
@@ -263,7 +262,6 @@ def snapshot(session: Session) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "program": session.program,
-        "schema": session.schema,
         "run": session.run,
         "completed": session.completed,
         "seat": None if session.seat is None else [session.seat.run, session.seat.seat],
@@ -357,8 +355,7 @@ def _queue_plan(session: Session, plan: Plan) -> Outcome:
 
 def _ours(session: Session, plan: Plan) -> bool:
     """For our program, and either of our run or with work still to come."""
-    fits = plan.program == session.program and plan.schema == session.schema
-    return fits and (plan.run == session.run or not plan.done)
+    return plan.program == session.program and (plan.run == session.run or not plan.done)
 
 
 def _not_ours(session: Session, plan: Plan) -> Outcome:
@@ -366,8 +363,6 @@ def _not_ours(session: Session, plan: Plan) -> Outcome:
         return session, []
     if plan.program != session.program:
         text = f"serves program {plan.program.hex()}, this device {session.program.hex()}: put the same program on both"
-    elif plan.schema != session.schema:
-        text = "has another label schema than this device's program: put the same program on both"
     else:
         text = "is already over: this device waits for the next"
     return replace(session, noted=plan.run), [Note(f"run {plan.run} {text}")]

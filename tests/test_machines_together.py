@@ -56,7 +56,7 @@ from edge.wire.messages import (
 from edge.wire.options import FldOptions, Options, ShareOptions
 from edge.wire.rows import code_rows
 
-PROGRAM, SCHEMA, L = b"program!", b"schema!!", 3
+PROGRAM, SCHEMA, L = b"prog", b"labs", 3
 TOLERANCE = 1e-5  # of float32 rows, taken apart and put together again
 MOST_DEVICES = 5
 MOST_DELIVERIES = 2000
@@ -281,7 +281,7 @@ class World:
 
     def start(self, device: Device) -> None:
         snapshot, trained = device.disk or (None, ())
-        device.session = device_machine.start(snapshot, program=PROGRAM, schema=SCHEMA)
+        device.session = device_machine.start(snapshot, program=PROGRAM)
         device.trained, device.task = trained, None
 
     def happen(self, device: Device, event: device_machine.Event) -> None:

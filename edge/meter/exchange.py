@@ -100,7 +100,6 @@ def _plan(
         report=False,
         normalise=False,
         program=bytes(DIGEST_BYTES),
-        schema=bytes(DIGEST_BYTES),
         cohort=frozenset(range(devices)),
         contributors=np.full(labels if averages else 0, devices, np.uint32),
         logits=_rows(labels, bits) if averages else None,

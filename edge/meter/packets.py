@@ -19,7 +19,7 @@ Tally: TypeAlias = NDArray[np.int64]
 KIND = {name: row for row, name in enumerate(METER_KINDS)}
 
 _CHANNELS = {
-    b"plan": KIND["plan"],
+    b"p": KIND["plan"],
     b"w": KIND["parameters"],
     b"u": KIND["upload"],
     b"s": KIND["birth"],

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edge.wire import cbor
 from edge.wire.cbor import Item, Typed
 from edge.wire.messages import (
+    DIGEST_BYTES,
     METER_KINDS,
     STREAM_COUNTS,
     Birth,
@@ -46,7 +47,7 @@ from edge.wire.options import MOST_INPUTS
 from edge.wire.proxy import MOST_ENTRIES, Pairs, ProxyMemory
 from edge.wire.rows import CodedRows, NotFiniteError, code_counts, read_counts
 
-VERSION = 1
+VERSION = 2
 """First item of every frame. Any change to what a frame means takes a new number (docs/wire.md)."""
 
 
@@ -55,7 +56,8 @@ class Reason(StrEnum):
 
     TOO_LONG = "too long"
     NOT_CBOR = "not CBOR"
-    VERSION = "unknown version"
+    OLDER = "older version (update the sender)"
+    NEWER = "newer version (update this end)"
     KIND = "unknown kind"
     SHAPE = "wrong shape"
     RANGE = "out of range"
@@ -109,13 +111,19 @@ def _kind(items: list[Item]) -> _Kind:
         raise FrameError(Reason.SHAPE, "a frame begins with its version and its kind")
     version, number = items[0], items[1]
     if version != VERSION or type(version) is not int:
-        raise FrameError(Reason.VERSION, f"{_brief(version)}; {VERSION} is read here: bring both ends to one release")
+        raise _other_version(version)
     kind = _KINDS.get(number) if type(number) is int else None
     if kind is None:
         raise FrameError(Reason.KIND, _brief(number))
     if not kind.items <= len(items) <= kind.items + kind.more:
         raise FrameError(Reason.SHAPE, f"a {kind.message.__name__} frame has {kind.items} items, not {len(items)}")
     return kind
+
+
+def _other_version(version: Item) -> FrameError:
+    if type(version) is not int:
+        return FrameError(Reason.SHAPE, f"a frame begins with its version, not {_brief(version)}")
+    return FrameError(Reason.OLDER if version < VERSION else Reason.NEWER, f"{version}; only {VERSION} is read here")
 
 
 # ---------------------------------------------------------------- limits
@@ -167,7 +175,7 @@ def plan_limit(labels: int, devices: int) -> int:
     """Bytes of the longest `Plan` frame for L labels and D seats."""
     rows = 4 * labels * labels
     cohort = (devices + 7) // 8
-    known = 3 + 10 * 5 + 2 * 9 + (5 + cohort) + (2 + 5 + 2 * labels) + (2 + 5 + rows)
+    known = 3 + 10 * 5 + (1 + DIGEST_BYTES) + (5 + cohort) + (2 + 5 + 2 * labels) + (2 + 5 + rows)
     return known + (2 + 1 + 4 * MOST_OPTIONS) + (5 + MOST_INPUTS * max(2, labels))
 
 
@@ -183,7 +191,7 @@ SMALL_LIMIT = 300
 
 def birth_limit(labels: int) -> int:
     """Bytes of the longest `Birth` frame for L labels: three texts of 64 characters of at most 4 bytes."""
-    return 3 + 3 * (3 + 4 * 64) + 2 * 9 + (2 + 5 + 4 * labels)
+    return 3 + 3 * (3 + 4 * 64) + 2 * (1 + DIGEST_BYTES) + (2 + 5 + 4 * labels)
 
 
 # ---------------------------------------------------------------- items -> fields
@@ -358,7 +366,7 @@ def _write_plan(m: Plan) -> list[Item]:
         m.deadline_s,
     ]
     logits = None if m.logits is None else _write_rows(m.logits)
-    names: list[Item] = [_write_flags(m), m.program, m.schema]
+    names: list[Item] = [_write_flags(m), m.program]
     written = settings + names + [_write_cohort(m.cohort), _write_uints(m.contributors), logits]
     if m.options:
         written.append(_write_options(m.options))
@@ -370,7 +378,7 @@ def _write_plan(m: Plan) -> list[Item]:
 def _read_plan(items: list[Item]) -> Plan:
     qos, report, normalise = _flags(items[12])
     bits = _int(items[10])
-    contributors = _uints(items[16])
+    contributors = _uints(items[15])
     rows = int(np.count_nonzero(contributors))
     return Plan(
         run=_int(items[2]),
@@ -387,12 +395,11 @@ def _read_plan(items: list[Item]) -> Plan:
         report=report,
         normalise=normalise,
         program=_bytes(items[13]),
-        schema=_bytes(items[14]),
-        cohort=_cohort(items[15]),
+        cohort=_cohort(items[14]),
         contributors=contributors,
-        logits=None if items[17] is None else _rows(items[17], rows, len(contributors), bits),
-        options=_options(items[18]) if len(items) > 18 else (),
-        labels=_some_bytes(items[19]) if len(items) > 19 else b"",
+        logits=None if items[16] is None else _rows(items[16], rows, len(contributors), bits),
+        options=_options(items[17]) if len(items) > 17 else (),
+        labels=_some_bytes(items[18]) if len(items) > 18 else b"",
     )
 
 
@@ -647,7 +654,7 @@ SEED_UPLOAD = 12
 """The kind, a frame's third byte, by which the ledger finds what devices have given away."""
 
 _KINDS: dict[int, _Kind] = {
-    1: _Kind(18, Plan, _write_plan, _read_plan, more=2),
+    1: _Kind(17, Plan, _write_plan, _read_plan, more=2),
     2: _Kind(8, Upload, _write_upload, _read_upload),
     3: _Kind(7, ParameterUpload, _write_parameter_upload, _read_parameter_upload),
     4: _Kind(4, Done, _write_done, _read_done),

@@ -77,12 +77,12 @@ class Manifest:
 
     @property
     def digest(self) -> bytes:
-        """First 8 bytes of the SHA-256 over the canonical manifest, which names every file's SHA-256."""
+        """First 4 bytes of the SHA-256 over the canonical manifest, which names every file's SHA-256."""
         return hashlib.sha256(self.to_json().encode()).digest()[:DIGEST_BYTES]
 
     @property
     def schema(self) -> bytes:
-        """First 8 bytes of the SHA-256 over the labels' names in order."""
+        """First 4 bytes of the SHA-256 over the labels' names in order."""
         return _schema(self.labels)
 
     @property

@@ -26,8 +26,9 @@ UintArray: TypeAlias = NDArray[np.uint32]
 WideArray: TypeAlias = NDArray[np.uint64]
 FloatArray: TypeAlias = NDArray[np.float32]
 
-DIGEST_BYTES = 8
-"""Bytes of a SHA-256 digest that name a program or a label schema on the wire."""
+DIGEST_BYTES = 4
+"""Bytes of a SHA-256 digest that name a program or a label schema on the wire: enough to tell the programs of one fleet
+apart (docs/adr/0033)."""
 
 
 _UINT32, _UINT64, _FLOAT32 = np.dtype(np.uint32), np.dtype(np.uint64), np.dtype(np.float32)
@@ -182,9 +183,7 @@ class Plan(_Value):
     normalise: bool
     """Whether the target is divided by (1 + gamma)."""
     program: bytes
-    """First 8 bytes of the program's digest."""
-    schema: bytes
-    """First 8 bytes of the label schema's digest."""
+    """First 4 bytes of the program's digest, which covers its label schema."""
     cohort: frozenset[int]
     """Seats whose upload of round `round - 1` counted."""
     contributors: UintArray
@@ -208,7 +207,7 @@ class Plan(_Value):
         _require(self.bits in {32, 16, 8, 4, 3}, "bits is 32, 16, 8, 4 or 3")
         _require(0 < self.deadline_s <= 7 * 86400, "0 < deadline_s <= one week")
         _require(self.qos in {0, 1}, "qos is 0 or 1")
-        _require(len(self.program) == DIGEST_BYTES == len(self.schema), "digests are 8 bytes")
+        _require(len(self.program) == DIGEST_BYTES, "a digest is 4 bytes")
         _require(all(0 <= seat < 65536 for seat in self.cohort), "seats are uint16")
         _vector("contributors", self.contributors, _UINT32)
         _require(int(self.contributors.max(initial=0)) < 65536, "at most 65535 contributors a label")
@@ -434,7 +433,7 @@ class Birth(_Value):
     """(L,) local training samples of each label."""
 
     def __post_init__(self) -> None:
-        _require(len(self.program) == DIGEST_BYTES == len(self.schema), "digests are 8 bytes")
+        _require(len(self.program) == DIGEST_BYTES == len(self.schema), "digests are 4 bytes")
         texts = (self.profile, self.runtime, self.version)
         _require(all(len(text) <= 64 for text in texts), "texts of at most 64 characters")
         _vector("samples", self.samples, _UINT32)

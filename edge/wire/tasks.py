@@ -40,7 +40,7 @@ class Task:
 
     @cached_property
     def digest(self) -> bytes:
-        """First 8 bytes of the SHA-256 of every field: what agents of one fleet have in common."""
+        """First 4 bytes of the SHA-256 of every field: what agents of one fleet have in common."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).digest()[:DIGEST_BYTES]
 

@@ -2,7 +2,7 @@
 
 | topic      | who publishes | QoS, retained | what                                      |
 |------------|---------------|---------------|-------------------------------------------|
-| ps/F/plan  | aggregator    | 1, yes        | `Plan`                                    |
+| ps/F/p     | aggregator    | 1, yes        | `Plan`                                    |
 | ps/F/w     | aggregator    | 1, yes        | `Parameters`                              |
 | ps/F/u/D   | device D      | 0 or 1, no    | `Upload`, `ParameterUpload` or `Done`     |
 | ps/F/s/D   | device D      | 1, yes        | `Birth`; `Gone` at the end and as the will |
@@ -29,7 +29,7 @@ def check_name(name: str, what: str = "name") -> str:
 
 
 def plan(fleet: str) -> str:
-    return f"ps/{_fleet(fleet)}/plan"
+    return f"ps/{_fleet(fleet)}/p"
 
 
 def parameters(fleet: str) -> str:

@@ -32,7 +32,7 @@ from edge.wire.options import FldOptions, ShareOptions
 from edge.wire.rows import code_counts, code_rows, read_counts
 
 FD = RunSettings(
-    run=7, program=b"programm", schema=b"\x01\x02schema", labels=10, parameters=5, devices=3, method=Method.FD, bits=4
+    run=7, program=b"prog", schema=b"\x01\x02la", labels=10, parameters=5, devices=3, method=Method.FD, bits=4
 )
 FL, ALONE = replace(FD, method=Method.FL), replace(FD, method=Method.ALONE)
 FLD = replace(FD, method=Method.FLD, size=6, options=FldOptions(seeds=4))
@@ -120,7 +120,7 @@ def test_births_and_departures_are_let_in(message: Message) -> None:
 
 
 def test_a_birth_for_another_schema_is_left_to_the_round_machine() -> None:
-    assert admit.birth(encode(born(labels=3, schema=bytes(8))), FD) == born(labels=3, schema=bytes(8))
+    assert admit.birth(encode(born(labels=3, schema=bytes(4))), FD) == born(labels=3, schema=bytes(4))
 
 
 def test_reports_are_let_in() -> None:

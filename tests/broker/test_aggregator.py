@@ -156,6 +156,23 @@ def test_garbage_is_counted_by_reason_and_device_and_never_a_crash(stage: Stage)
     assert said == set(refused)
 
 
+def test_a_device_of_an_older_release_is_refused_and_shown(stage: Stage) -> None:
+    version_1 = Path(__file__).parents[1] / "edge" / "wire" / "golden" / "version-1"
+    birth, upload = (bytes.fromhex((version_1 / f"{name}.hex").read_text()) for name in ("birth", "upload-4"))
+    aggregator = stage.run("--rounds", "1", "--devices", "1")
+    aggregator.wait_for("waiting")
+    old, good = stage.device("old"), stage.device("good")
+    old.send(topics.birth(F, "old"), birth)
+    good.born(stage.program)
+    until(lambda: good.plans() == [0], "the plan")
+    old.upload(upload)
+    until(lambda: sum(e["times"] for e in aggregator.named("refused")) == 2, "both refusals")
+    good.upload(stage.logits(0))
+    assert aggregator.complete()["complete"] is True
+    with Ledger.read(stage.ledger) as ledger:
+        assert ledger.refusals(RUN) == [("old", "older version (update the sender)", 2)]
+
+
 def test_repeats_late_ones_and_strangers_are_kept_apart(stage: Stage) -> None:
     aggregator = stage.run("--rounds", "2", "--devices", "2")
     aggregator.wait_for("waiting")

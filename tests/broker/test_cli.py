@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 import click.testing
@@ -18,7 +20,7 @@ from edge.wire.messages import Done, Method, Plan
 from tests.fleet import Fleet
 
 SETTINGS = RunSettings(
-    run=7, program=b"program.", schema=b"schema..", labels=3, parameters=4, devices=2, rounds=2, method=Method.ALONE
+    run=7, program=b"prog", schema=b"labs", labels=3, parameters=4, devices=2, rounds=2, method=Method.ALONE
 )
 
 
@@ -42,8 +44,7 @@ def a_plan(number: int) -> bytes:
             qos=1,
             report=True,
             normalise=False,
-            program=b"program.",
-            schema=b"schema..",
+            program=b"prog",
             cohort=frozenset(),
             contributors=np.zeros(0, np.uint32),
             logits=None,
@@ -101,6 +102,21 @@ def test_a_missing_ledger_says_what_makes_one(tmp_path: Path, command: list[str]
     refused = invoke(*command, "--ledger", str(tmp_path / "none.sqlite"))
     assert refused.exit_code == 1
     assert "no such file; `potstill broker run --ledger" in refused.output
+
+
+def test_a_run_of_an_older_wire_is_shown_but_not_resumed(path: Path) -> None:
+    """As release 0.1 wrote it: digests of 8 bytes, and a plan of version 1."""
+    plan = Path(__file__).parents[1] / "edge" / "wire" / "golden" / "version-1" / "plan-8.hex"
+    plain = settings_to_plain(SETTINGS) | {"program": "0123456789abcdef", "schema": "fedcba9876543210"}
+    del plain["wire"]
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE runs SET settings = ? WHERE run = 7", (json.dumps(plain),))
+        db.execute("UPDATE rounds SET plan = ? WHERE run = 7", (bytes.fromhex(plan.read_text()),))
+    for command in (["runs"], ["show", "7"], ["show", "7", "--json"]):
+        assert invoke(*command, "--ledger", str(path)).exit_code == 0
+    refused = invoke("run", "--resume", "7", "--ledger", str(path), "--broker", "mqtt://127.0.0.1:1")
+    assert refused.exit_code == 1
+    assert "it speaks version 1 of the wire, this release 2: end it with the release that began it" in refused.output
 
 
 # ---------------------------------------------------------------- show

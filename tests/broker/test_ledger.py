@@ -21,7 +21,7 @@ from edge.wire.codec import encode
 from edge.wire.messages import Method, Parameters, ParameterUpload, Plan
 
 SETTINGS = RunSettings(
-    run=7, program=b"program.", schema=b"schema..", labels=3, parameters=4, devices=2, rounds=5, method=Method.FL
+    run=7, program=b"prog", schema=b"labs", labels=3, parameters=4, devices=2, rounds=5, method=Method.FL
 )
 
 
@@ -50,8 +50,7 @@ def a_plan(number: int) -> Plan:
         qos=1,
         report=False,
         normalise=False,
-        program=b"program.",
-        schema=b"schema..",
+        program=b"prog",
         cohort=frozenset({0}),
         contributors=np.zeros(0, np.uint32),
         logits=None,

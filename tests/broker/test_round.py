@@ -56,7 +56,7 @@ from edge.wire.messages import (
 from edge.wire.options import ShareOptions
 from edge.wire.rows import code_rows
 
-PROGRAM, SCHEMA, OTHER = b"program!", b"schema!!", b"another!"
+PROGRAM, SCHEMA, OTHER = b"prog", b"labs", b"else"
 RUN, L = 7, 2
 REBIRTH = Command(order=Order.REBIRTH)
 

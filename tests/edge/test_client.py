@@ -116,7 +116,6 @@ class Hub:
             "report": False,
             "normalise": True,
             "program": self._program.digest,
-            "schema": self._program.manifest.schema,
             "cohort": frozenset({SEAT} if round_ else ()),
             "contributors": nobody if after is None else np.minimum(after.counts, 1),
             "logits": None if after is None else after.logits,
@@ -467,12 +466,25 @@ def test_refuses_garbage_and_counts_it(hub: Hub, device: Device) -> None:
     assert len(lines) == len(refused.split(", "))  # one a reason
 
 
+def test_an_aggregator_of_an_older_release_is_named_in_the_log(hub: Hub, device: Device) -> None:
+    version_1 = Path(__file__).with_name("wire") / "golden" / "version-1"
+    with device.running():
+        hub.hears(Birth)
+        for topic, frame in ((topics.plan(hub.fleet), "plan-8"), (topics.command(hub.fleet, DEVICE), "seat")):
+            hub.say_bytes(topic, bytes.fromhex((version_1 / f"{frame}.hex").read_text()))
+        hub.seat()
+        hub.plan(0)
+        hub.hears(Upload)
+    assert f"frame on {topics.plan(hub.fleet)} refused: older version (update the sender): 1; only 2" in device.log
+    assert device.show()["frames refused"] == "older version (update the sender) 2"
+
+
 def test_a_plan_for_another_program_is_noted_once(hub: Hub, device: Device) -> None:
     with device.running():
         hub.hears(Birth)
         hub.seat(1)
-        hub.plan(0, run=1, program=b"otherpgm")
-        hub.plan(1, run=1, program=b"otherpgm")
+        hub.plan(0, run=1, program=b"else")
+        hub.plan(1, run=1, program=b"else")
         hub.seat(2)
         hub.plan(0, run=2)
         assert hub.hears(Upload).run == 2

@@ -49,7 +49,7 @@ from edge.wire.options import AgentOptions, FldOptions, ShareOptions
 from edge.wire.proxy import Grid, code_memory
 from edge.wire.rows import code_rows
 
-PROGRAM, SCHEMA, OTHER = b"program!", b"schema!!", b"another!"
+PROGRAM, OTHER = b"prog", b"else"
 RUN, ROUNDS, L = 7, 3, 2
 STOP, REBIRTH = Command(order=Order.STOP), Command(order=Order.REBIRTH)
 SEAT = Seat(run=RUN, seat=4)
@@ -89,7 +89,6 @@ def plan(
         report=True,
         normalise=False,
         program=PROGRAM,
-        schema=SCHEMA,
         cohort=frozenset(cohort),
         contributors=contributors,
         logits=code_rows(np.array([[0.5, 0.5], [0.25, 0.75]]), 32) if fd and number > 0 else None,
@@ -118,7 +117,7 @@ def play(session: Session, *events: Event) -> tuple[Session, list[Action]]:
 
 
 def fresh() -> Session:
-    return start(None, program=PROGRAM, schema=SCHEMA)
+    return start(None, program=PROGRAM)
 
 
 def seated() -> Session:
@@ -143,7 +142,7 @@ def kinds(actions: list[Action]) -> list[str]:
 
 def restarted(session: Session) -> Session:
     """Through the disk's format and back."""
-    return start(cbor2.loads(cbor2.dumps(snapshot(session))), program=PROGRAM, schema=SCHEMA)
+    return start(cbor2.loads(cbor2.dumps(snapshot(session))), program=PROGRAM)
 
 
 # ---------------------------------------------------------------- the table
@@ -240,9 +239,8 @@ def test_parameters_that_were_adopted_are_not_kept_again() -> None:
     assert session.opening is None
 
 
-@pytest.mark.parametrize("foreign", [{"program": OTHER}, {"schema": OTHER}])
-def test_a_run_for_another_program_is_noted_once_and_left_alone(foreign: dict[str, bytes]) -> None:
-    theirs = replace(plan(0), run=8, **foreign)  # type: ignore[arg-type]
+def test_a_run_for_another_program_is_noted_once_and_left_alone() -> None:
+    theirs = replace(plan(0), run=8, program=OTHER)
     session, actions = play(seated(), Heard(theirs))
     assert kinds(actions) == ["Note"]
     assert session.phase is Phase.IDLE
@@ -462,8 +460,8 @@ def test_the_snapshot_survives_the_disk(pending: Upload | Done | None) -> None:
 
 
 def test_a_snapshot_of_another_program_is_left_behind() -> None:
-    assert start(snapshot(sent()), program=OTHER, schema=SCHEMA).run is None
-    assert start({**snapshot(sent()), "format": 0}, program=PROGRAM, schema=SCHEMA).run is None
+    assert start(snapshot(sent()), program=OTHER).run is None
+    assert start({**snapshot(sent()), "format": 0}, program=PROGRAM).run is None
 
 
 @pytest.mark.parametrize(
@@ -472,16 +470,16 @@ def test_a_snapshot_of_another_program_is_left_behind() -> None:
 )
 def test_a_damaged_snapshot_is_refused(damage: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="delete it"):
-        start({**snapshot(sent()), **damage}, program=PROGRAM, schema=SCHEMA)
+        start({**snapshot(sent()), **damage}, program=PROGRAM)
     with pytest.raises(ValueError, match="delete it"):
-        start({"format": 1}, program=PROGRAM, schema=SCHEMA)
+        start({"format": 1}, program=PROGRAM)
 
 
 def test_a_message_of_another_kind_is_no_pending_upload() -> None:
     from edge.wire.codec import encode
 
     with pytest.raises(ValueError, match="Seat where the pending upload belongs"):
-        start({**snapshot(sent()), "pending": encode(SEAT)}, program=PROGRAM, schema=SCHEMA)
+        start({**snapshot(sent()), "pending": encode(SEAT)}, program=PROGRAM)
 
 
 # ---------------------------------------------------------------- FLD: seeds until they have counted

@@ -40,7 +40,6 @@ def make_plan(program: Program, **changes: Any) -> Plan:
         "report": False,
         "normalise": False,
         "program": program.digest,
-        "schema": program.manifest.schema,
         "cohort": frozenset(),
         "contributors": np.zeros(L, np.uint32),
         "logits": None,

@@ -36,8 +36,8 @@ PACKETS: list[tuple[str, int, bytes]] = [
     ("acknowledgement", 0, b"\x40\x02\x00\x07"),
     ("keepalive", 0, b"\xc0\x00"),
     ("keepalive", 0, b"\xd0\x00"),
-    ("plan", 110, publish("ps/f/plan", bytes(110))),
-    ("plan", 130, publish("ps/f/plan", bytes(130), properties=b"\x23\x00\x05")),  # a topic alias
+    ("plan", 110, publish("ps/f/p", bytes(110))),
+    ("plan", 130, publish("ps/f/p", bytes(130), properties=b"\x23\x00\x05")),  # a topic alias
     ("parameters", 50_000, publish("ps/f/w", bytes(50_000))),
     ("upload", 76, publish("ps/f/u/d07", bytes(76), qos=0)),
     ("birth", 2, publish("ps/f/s/d07", bytes(2))),

@@ -119,7 +119,7 @@ def test_payload_is_that_of_the_method() -> None:
     traffic = Traffic()
     for topic, size in (("ps/f/u/d", 100), ("ps/f/u/d", 20), ("ps/f/s/d", 50), ("ps/f/m/d", 40)):
         traffic.sent.feed(_publish(topic, size))
-    for topic, size in (("ps/f/plan", 90), ("ps/f/w", 80), ("ps/f/c/d", 5)):
+    for topic, size in (("ps/f/p", 90), ("ps/f/w", 80), ("ps/f/c/d", 5)):
         traffic.heard.feed(_publish(topic, size))
     account = _now(traffic)
     assert (account.payload_up, account.payload_down) == (120, 170)
@@ -151,7 +151,7 @@ def test_what_the_kernel_does_not_say_stays_unsaid() -> None:
 def test_a_run_begins_with_the_plan_that_brought_it() -> None:
     traffic = Traffic()
     traffic.sent.feed(_publish("ps/f/s/d", 50))
-    plan = _publish("ps/f/plan", 90)
+    plan = _publish("ps/f/p", 90)
     traffic.heard.feed(plan)
     traffic.disconnected(Stream(sent=500, received=700, segments_in=3, headers_in=164))
     before = Stream(sent=80, received=130, segments_in=4, headers_in=216)

@@ -67,7 +67,7 @@ BITS = (32, 16, 8, 4, 3)
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
 rounds = st.integers(0, 1_000_000)
-digests = st.binary(min_size=8, max_size=8)
+digests = st.binary(min_size=4, max_size=4)
 texts = st.text(max_size=64).filter(lambda text: text.isprintable())
 vectors = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=30).map(
     lambda values: np.array(values, np.float32)
@@ -106,7 +106,6 @@ def plans(draw: st.DrawFn) -> Plan:
         report=draw(st.booleans()),
         normalise=draw(st.booleans()),
         program=draw(digests),
-        schema=draw(digests),
         cohort=draw(st.frozensets(st.integers(0, 65535), max_size=20)),
         contributors=contributors,
         logits=coded(draw(u32), holders, labels, bits) if holders else None,
@@ -239,8 +238,7 @@ def example_plan(bits: int = 4, devices: int = 10) -> Plan:
         qos=1,
         report=True,
         normalise=False,
-        program=b"programm",
-        schema=b"labelset",
+        program=b"prog",
         cohort=frozenset(range(devices)),
         contributors=np.full(10, devices, np.uint32),
         logits=coded(1, 10, 10, bits),
@@ -390,40 +388,41 @@ NEGATIVE = np.tile([1.2, -0.2] + [0.0] * 8, (10, 1))
 REFUSED: list[tuple[str, bytes, Reason]] = [
     ("nothing", b"", Reason.NOT_CBOR),
     ("a map", b"\xa0", Reason.NOT_CBOR),
-    ("an array with no end", b"\x9f\x01\x04\x07\x03\xff", Reason.NOT_CBOR),
-    ("a byte string in pieces", b"\x82\x01\x5f\x41\x00\xff", Reason.NOT_CBOR),
+    ("an array with no end", b"\x9f\x02\x04\x07\x03\xff", Reason.NOT_CBOR),
+    ("a byte string in pieces", b"\x82\x02\x5f\x41\x00\xff", Reason.NOT_CBOR),
     ("24 items", b"\x98\x18" + b"\x01" * 24, Reason.NOT_CBOR),
     ("a trailing byte", DONE + b"\x00", Reason.NOT_CBOR),
     ("cut short", DONE[:-1], Reason.NOT_CBOR),
-    ("cut in a head", b"\x84\x01\x04\x1a\x00\x00", Reason.NOT_CBOR),
-    ("a tag and nothing", b"\x83\x01\x05\xd8\x55", Reason.NOT_CBOR),
-    ("a number in more bytes than it needs", b"\x84\x01\x04\x18\x07\x03", Reason.NOT_CBOR),
-    ("a float in more bytes than it needs", b"\x82\x01\xfa\x3f\x80\x00\x00", Reason.NOT_CBOR),
-    ("a double", b"\x82\x01\xfb\x3f\xb9\x99\x99\x99\x99\x99\x9a", Reason.NOT_CBOR),
+    ("cut in a head", b"\x84\x02\x04\x1a\x00\x00", Reason.NOT_CBOR),
+    ("a tag and nothing", b"\x83\x02\x05\xd8\x55", Reason.NOT_CBOR),
+    ("a number in more bytes than it needs", b"\x84\x02\x04\x18\x07\x03", Reason.NOT_CBOR),
+    ("a float in more bytes than it needs", b"\x82\x02\xfa\x3f\x80\x00\x00", Reason.NOT_CBOR),
+    ("a double", b"\x82\x02\xfb\x3f\xb9\x99\x99\x99\x99\x99\x9a", Reason.NOT_CBOR),
     ("a huge declared array", b"\x9b\xff\xff\xff\xff\xff\xff\xff\xff", Reason.NOT_CBOR),
-    ("a huge declared string", b"\x82\x01\x5b\xff\xff\xff\xff\xff\xff\xff\xff", Reason.NOT_CBOR),
+    ("a huge declared string", b"\x82\x02\x5b\xff\xff\xff\xff\xff\xff\xff\xff", Reason.NOT_CBOR),
     ("deep nesting", b"\x81" * 100_000, Reason.NOT_CBOR),
-    ("deep tags", b"\x82\x01" + b"\xd8\x55" * 100_000, Reason.NOT_CBOR),
-    ("a tag that is not ours", b"\x82\x01\xc2\x41\x01", Reason.NOT_CBOR),
-    ("a typed array of a number", b"\x82\x01\xd8\x55\x01", Reason.NOT_CBOR),
-    ("a negative number", b"\x82\x01\x20", Reason.NOT_CBOR),
-    ("true", b"\x82\x01\xf5", Reason.NOT_CBOR),
-    ("text that is not UTF-8", b"\x82\x01\x61\xff", Reason.NOT_CBOR),
-    ("nothing but a version", b"\x81\x01", Reason.SHAPE),
-    ("version 2", b"\x84\x02\x04\x07\x03", Reason.VERSION),
-    ("version 1.0", b"\x84\xf9\x3c\x00\x04\x07\x03", Reason.VERSION),
-    ("a kind of the future", b"\x84\x01\x17\x07\x03", Reason.KIND),
-    ("a text for a kind", b"\x82\x01\x61a", Reason.KIND),
-    ("one field too many", b"\x85\x01\x04\x07\x03\x00", Reason.SHAPE),
-    ("a text for a run", b"\x84\x01\x04\x61a\x03", Reason.SHAPE),
+    ("deep tags", b"\x82\x02" + b"\xd8\x55" * 100_000, Reason.NOT_CBOR),
+    ("a tag that is not ours", b"\x82\x02\xc2\x41\x01", Reason.NOT_CBOR),
+    ("a typed array of a number", b"\x82\x02\xd8\x55\x01", Reason.NOT_CBOR),
+    ("a negative number", b"\x82\x02\x20", Reason.NOT_CBOR),
+    ("true", b"\x82\x02\xf5", Reason.NOT_CBOR),
+    ("text that is not UTF-8", b"\x82\x02\x61\xff", Reason.NOT_CBOR),
+    ("nothing but a version", b"\x81\x02", Reason.SHAPE),
+    ("version 1", b"\x84\x01\x04\x07\x03", Reason.OLDER),
+    ("version 3", b"\x84\x03\x04\x07\x03", Reason.NEWER),
+    ("version 2.0", b"\x84\xf9\x40\x00\x04\x07\x03", Reason.SHAPE),
+    ("a kind of the future", b"\x84\x02\x17\x07\x03", Reason.KIND),
+    ("a text for a kind", b"\x82\x02\x61a", Reason.KIND),
+    ("one field too many", b"\x85\x02\x04\x07\x03\x00", Reason.SHAPE),
+    ("a text for a run", b"\x84\x02\x04\x61a\x03", Reason.SHAPE),
     (
         "a number for a text",
-        b"\x88\x01\x06\x07\x60\x60" + b"\x48" + bytes(8) + b"\x48" + bytes(8) + b"\x41\x01",
+        b"\x88\x02\x06\x07\x60\x60" + b"\x44" + bytes(4) + b"\x44" + bytes(4) + b"\x41\x01",
         Reason.SHAPE,
     ),
     ("a run of 2^32", edited(Done(run=7, round=3), i2=2**32), Reason.RANGE),
     ("a round of 1,000,001", edited(Done(run=7, round=3), i3=1_000_001), Reason.RANGE),
-    ("an order we do not know", b"\x83\x01\x09\x03", Reason.RANGE),
+    ("an order we do not know", b"\x83\x02\x09\x03", Reason.RANGE),
     ("a seat of 65,536", edited(Seat(run=7, seat=3), i3=65536), Reason.RANGE),
     ("codes too short", edited(example_upload(), i7=bytes(99)), Reason.SHAPE),
     ("no labels", edited(example_upload(), i6=b"", i7=b""), Reason.SHAPE),
@@ -443,16 +442,16 @@ REFUSED: list[tuple[str, bytes, Reason]] = [
     ("a whole number for gamma", edited(example_plan(), i9=1), Reason.SHAPE),
     ("a plan's flag of the future", edited(example_plan(), i12=8), Reason.RANGE),
     ("a method of the future", edited(example_plan(), i5=99), Reason.RANGE),
-    ("options of a method that has none", edited(example_share_plan(), i5=2, i18=HALVES), Reason.RANGE),
-    ("options in wide floats", edited(example_share_plan(), i18=floats(85, OPTIONS)), Reason.NOT_CBOR),
-    ("options as a byte string", edited(example_share_plan(), i18=bytes(6)), Reason.SHAPE),
-    ("half an option", edited(example_share_plan(), i18=cbor2.CBORTag(84, b"\0")), Reason.SHAPE),
-    ("no options where the item stands", edited(example_share_plan(), i18=cbor2.CBORTag(84, b"")), Reason.SHAPE),
-    ("an option that is NaN", edited(example_share_plan(), i18=floats(84, OPTIONS * np.nan)), Reason.NOT_FINITE),
-    ("a zero at the end", edited(example_share_plan(), i18=floats(84, np.array([900, 3, 2, 0]))), Reason.RANGE),
-    ("half a shared input", edited(example_share_plan(), i18=floats(84, OPTIONS + 0.5)), Reason.RANGE),
-    ("labels that are not there", edited(example_share_plan(), i19=b""), Reason.NOT_CBOR),
-    ("labels of shared inputs in FLD", edited(example_share_plan(), i5=3, i18=FLD), Reason.RANGE),
+    ("options of a method that has none", edited(example_share_plan(), i5=2, i17=HALVES), Reason.RANGE),
+    ("options in wide floats", edited(example_share_plan(), i17=floats(85, OPTIONS)), Reason.NOT_CBOR),
+    ("options as a byte string", edited(example_share_plan(), i17=bytes(6)), Reason.SHAPE),
+    ("half an option", edited(example_share_plan(), i17=cbor2.CBORTag(84, b"\0")), Reason.SHAPE),
+    ("no options where the item stands", edited(example_share_plan(), i17=cbor2.CBORTag(84, b"")), Reason.SHAPE),
+    ("an option that is NaN", edited(example_share_plan(), i17=floats(84, OPTIONS * np.nan)), Reason.NOT_FINITE),
+    ("a zero at the end", edited(example_share_plan(), i17=floats(84, np.array([900, 3, 2, 0]))), Reason.RANGE),
+    ("half a shared input", edited(example_share_plan(), i17=floats(84, OPTIONS + 0.5)), Reason.RANGE),
+    ("labels that are not there", edited(example_share_plan(), i18=b""), Reason.NOT_CBOR),
+    ("labels of shared inputs in FLD", edited(example_share_plan(), i5=3, i17=FLD), Reason.RANGE),
     ("seeds of half a byte", edited(example_seed_upload(), i12=b"123"), Reason.SHAPE),
     ("seeds without labels", edited(example_seed_upload(), i10=b""), Reason.SHAPE),
     ("seeds without numbers", edited(example_seed_upload(), i12=b""), Reason.RANGE),
@@ -461,17 +460,17 @@ REFUSED: list[tuple[str, bytes, Reason]] = [
     ("a scale of 0", edited(example_seed_upload(), i8=0.0), Reason.RANGE),
     ("an infinite offset", edited(example_seed_upload(), i9=float("inf")), Reason.NOT_FINITE),
     ("a round after the last", edited(example_plan(), i3=31), Reason.RANGE),
-    ("a short digest", edited(example_plan(), i13=b"1234567"), Reason.RANGE),
-    ("a cohort with empty seats at its end", edited(example_plan(), i15=b"\xff\x00"), Reason.NOT_CBOR),
-    ("contributors without rows", edited(example_plan(), i17=None), Reason.RANGE),
-    ("contributors in wide numbers", edited(example_plan(), i16=cbor2.CBORTag(69, b"\1\0" * 10)), Reason.NOT_CBOR),
-    ("contributors in half a number", edited(example_plan(), i16=cbor2.CBORTag(69, b"\1\2\3")), Reason.SHAPE),
-    ("contributors in floats", edited(example_plan(), i16=cbor2.CBORTag(85, bytes(40))), Reason.SHAPE),
-    ("70,000 contributors", edited(example_plan(), i16=cbor2.CBORTag(70, b"\x70\x11\1\0" * 10)), Reason.RANGE),
-    ("logits of no label", edited(example_plan(), i16=bytes(10), i17=b""), Reason.RANGE),
-    ("parameters that are not whole", b"\x85\x01\x05\x07\x03\xd8\x55\x43\0\0\0", Reason.SHAPE),
-    ("parameters as a byte string", b"\x85\x01\x05\x07\x03\x44\0\0\0\0", Reason.SHAPE),
-    ("an infinite parameter", b"\x85\x01\x05\x07\x03\xd8\x55\x44\x00\x00\x80\x7f", Reason.NOT_FINITE),
+    ("a short digest", edited(example_plan(), i13=b"123"), Reason.RANGE),
+    ("a cohort with empty seats at its end", edited(example_plan(), i14=b"\xff\x00"), Reason.NOT_CBOR),
+    ("contributors without rows", edited(example_plan(), i16=None), Reason.RANGE),
+    ("contributors in wide numbers", edited(example_plan(), i15=cbor2.CBORTag(69, b"\1\0" * 10)), Reason.NOT_CBOR),
+    ("contributors in half a number", edited(example_plan(), i15=cbor2.CBORTag(69, b"\1\2\3")), Reason.SHAPE),
+    ("contributors in floats", edited(example_plan(), i15=cbor2.CBORTag(85, bytes(40))), Reason.SHAPE),
+    ("70,000 contributors", edited(example_plan(), i15=cbor2.CBORTag(70, b"\x70\x11\1\0" * 10)), Reason.RANGE),
+    ("logits of no label", edited(example_plan(), i15=bytes(10), i16=b""), Reason.RANGE),
+    ("parameters that are not whole", b"\x85\x02\x05\x07\x03\xd8\x55\x43\0\0\0", Reason.SHAPE),
+    ("parameters as a byte string", b"\x85\x02\x05\x07\x03\x44\0\0\0\0", Reason.SHAPE),
+    ("an infinite parameter", b"\x85\x02\x05\x07\x03\xd8\x55\x44\x00\x00\x80\x7f", Reason.NOT_FINITE),
 ]
 
 
@@ -522,12 +521,12 @@ items = st.recursive(
 @given(st.integers(0, 13), st.lists(items, max_size=20), st.booleans())
 @settings(max_examples=100)
 def test_any_other_cbor_is_answered(kind: int, fields: list[object], canonical: bool) -> None:
-    answer(cbor2.dumps([1, kind, *fields], canonical=canonical))
+    answer(cbor2.dumps([2, kind, *fields], canonical=canonical))
 
 
 @given(st.binary(max_size=60))
 def test_what_we_read_cbor2_reads_alike(data: bytes) -> None:
-    for frame in (data, b"\x83\x01" + data):
+    for frame in (data, b"\x83\x02" + data):
         try:
             ours = cbor.read(frame)
         except cbor.CborError:
@@ -539,7 +538,8 @@ def test_what_we_read_cbor2_reads_alike(data: bytes) -> None:
 # ---------------------------------------------------------------- the schema refuses what the codec refuses
 
 BY_SCHEMA = (
-    "version 2",
+    "version 1",
+    "version 3",
     "a kind of the future",
     "one field too many",
     "a text for a run",
@@ -584,7 +584,7 @@ UPLOAD = example_upload()
         lambda: replace(example_plan(), cohort=frozenset({65536})),
         lambda: Parameters(run=1, round=1, parameters=np.full(3, np.inf, np.float32)),
         lambda: Birth(
-            profile="x" * 65, runtime="", version="", program=bytes(8), schema=bytes(8), samples=UPLOAD.counts
+            profile="x" * 65, runtime="", version="", program=bytes(4), schema=bytes(4), samples=UPLOAD.counts
         ),
     ],
 )

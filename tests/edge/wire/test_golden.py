@@ -1,4 +1,4 @@
-"""Golden frames: the bytes of version 1, which change only with the version number (docs/wire.md).
+"""Golden frames: the bytes of version 2, which change only with the version number (docs/wire.md).
 
 To add one: extend `GOLDEN`, run `python tests/edge/wire/test_golden.py`, and read the new
 .hex file before it is committed.
@@ -63,8 +63,7 @@ def _plan(bits: int) -> Plan:
         qos=1,
         report=True,
         normalise=False,
-        program=bytes.fromhex("0123456789abcdef"),
-        schema=bytes.fromhex("fedcba9876543210"),
+        program=bytes.fromhex("01234567"),
         cohort=frozenset({0, 1, 9}),
         contributors=np.array([3, 0, 300], np.uint32),
         logits=code_rows(ROWS, bits),
@@ -86,8 +85,7 @@ def _first_plan() -> Plan:
         qos=0,
         report=False,
         normalise=True,
-        program=bytes(8),
-        schema=bytes(8),
+        program=bytes(4),
         cohort=frozenset(),
         contributors=np.zeros(0, np.uint32),
         logits=None,
@@ -153,8 +151,8 @@ GOLDEN: dict[str, Message] = {
         profile="pi-zero-2-w",
         runtime="onnx 1.32.0",
         version="0.1.0",
-        program=bytes.fromhex("0123456789abcdef"),
-        schema=bytes.fromhex("fedcba9876543210"),
+        program=bytes.fromhex("01234567"),
+        schema=bytes.fromhex("fedcba98"),
         samples=np.array([100, 5, 70000], np.uint32),
     ),
     "gone": Gone(),
@@ -204,6 +202,13 @@ def test_the_bytes_are_golden(name: str) -> None:
 def test_golden_frames_are_valid_by_the_schema(name: str) -> None:
     schema = pycddl.Schema(Path(codec.__file__).with_name("potstill.cddl").read_text())
     schema.validate_cbor(bytes.fromhex((FOLDER / f"{name}.hex").read_text()))
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "version-1").glob("*.hex")), ids=lambda path: path.stem)
+def test_frames_of_version_1_are_refused_saying_what_to_do(path: Path) -> None:
+    with pytest.raises(codec.FrameError, match=r"update the sender.*1; only 2 is read here") as refused:
+        codec.decode(bytes.fromhex(path.read_text()), limit=1000)
+    assert refused.value.reason is codec.Reason.OLDER
 
 
 def test_every_golden_file_is_tested_and_every_kind_has_one() -> None:

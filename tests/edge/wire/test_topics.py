@@ -22,7 +22,7 @@ def test_a_device_is_found_in_its_topics(fleet: str, device: str, of_device: Cal
 
 
 def test_the_topics_are_as_documented() -> None:
-    assert topics.plan("lab") == "ps/lab/plan"
+    assert topics.plan("lab") == "ps/lab/p"
     assert topics.parameters("lab") == "ps/lab/w"
     assert [of_device("lab", "d07") for of_device in OF_DEVICE] == [
         "ps/lab/u/d07",
@@ -44,7 +44,7 @@ def test_other_names_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "topic", ["ps/lab/plan", "ps/lab/u/", "ps/lab/u/a/b", "ps/lab/x/a", "xx/lab/u/a", "ps/lab/u/A", ""]
+    "topic", ["ps/lab/p", "ps/lab/u/", "ps/lab/u/a/b", "ps/lab/x/a", "xx/lab/u/a", "ps/lab/u/A", ""]
 )
 def test_other_topics_belong_to_no_device(topic: str) -> None:
     with pytest.raises(ValueError, match="belongs to no device"):
