@@ -76,6 +76,7 @@ class Classifier:
         """Raises ValueError that says what to change."""
         loaded = load_program(program)
         self._manifest = loaded.manifest
+        self._program = self._manifest.digest  # asked for at every plan; a digest is made anew each time
         self._shard: Shard = load_shard(data, self._manifest)
         shipped = loaded.files.get(POOL_FILE)
         self._pool: Pool | None = None if shipped is None else load_pool(shipped, self._manifest)
@@ -87,7 +88,7 @@ class Classifier:
 
     @property
     def program(self) -> bytes:
-        return self._manifest.digest
+        return self._program
 
     @property
     def schema(self) -> bytes:
