@@ -12,7 +12,6 @@ from firmware_profiles.facts import Fact
 from firmware_profiles.load import (
     SOURCES_FILE,
     Finding,
-    ProfileError,
     list_profiles,
     list_radios,
     load_profile,
@@ -58,10 +57,10 @@ def show(name: str) -> None:
     Example:
       potstill profiles show pi-zero-2-w
     """  # noqa: D301
-    try:
-        profile = load_radio(name) if name in list_radios() else load_profile(name)
-    except ProfileError as problem:
-        raise click.ClickException(str(problem)) from problem
+    if name not in {*list_profiles(), *list_radios()}:
+        known = f"a device class: {', '.join(list_profiles())}; or a radio: {', '.join(list_radios())}"
+        raise click.ClickException(f"no profile {name!r}: name {known}")
+    profile = load_radio(name) if name in list_radios() else load_profile(name)
     click.echo(f"{profile.title} ({profile.name})\n")
     facts = [row for key, fact in profile.facts() for row in _rows(key, fact)]
     for line in _aligned([("KEY", "VALUE", "QUALITY", "SOURCE"), *facts]):

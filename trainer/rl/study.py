@@ -40,8 +40,10 @@ class Study:
     """Whether a group's agents start from the same parameters."""
 
     def __post_init__(self) -> None:
-        if self.agents < 1 or self.episodes < 1 or self.cap < self.episodes or not self.seeds:
-            raise ValueError("at least one seed, one agent and one episode, and cap is at least the episodes a round")
+        if self.agents < 1 or self.episodes < 1 or not self.seeds:
+            raise ValueError("at least one seed, one agent and one episode")
+        if self.cap < self.episodes:
+            raise ValueError(f"cap {self.cap}: at least the {self.episodes} episodes between two exchanges")
         if self.method is Method.FRL and len(set(self.hidden)) > 1:
             raise ValueError("frl averages networks, so all agents have one shape: give --hidden once")
 
