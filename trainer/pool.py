@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 
 from edge.runtime.program import MANIFEST, load_program
 from edge.wire.manifest import POOL_FILE, Manifest
-from trainer.data import DataError, Inputs, load_dataset
-from trainer.partition import SplitError, parse_split, resolve
+from trainer.data import DataError, Dataset, Inputs, load_dataset
+from trainer.partition import Split, SplitError, parse_split, resolve
 from trainer.shards import default_samples, left_over
 
 INPUTS = 1000
@@ -55,11 +56,33 @@ def pool(
     click.echo(f"{out}: {manifest.name} with {len(left)} shared inputs, digest {manifest.digest.hex()}")
 
 
+def for_run(
+    program: Path,
+    methods: Collection[str],
+    dataset: Dataset,
+    split: Split,
+    *,
+    devices: int,
+    samples: int,
+    seed: int,
+    out: Path,
+) -> Path:
+    """The program itself; where `share` is to be run and it has no pool, a copy in `out` that has one.
+
+    Raises ValueError where the split leaves no input over.
+    """
+    if "share" not in methods or POOL_FILE in load_program(program).manifest.files:
+        return program
+    left = left_over(dataset, split, devices=devices, samples=samples, seed=seed)[:INPUTS]
+    write_with_pool(program, left, scale=dataset.scale, out=out)
+    return out
+
+
 def write_with_pool(program: Path, x: Inputs, *, scale: float, out: Path) -> Manifest:
     """The files of `program` and x (M, ...) as its pool, in the folder `out`. Raises ValueError, OSError."""
     manifest = load_program(program).manifest
     if not len(x):
-        raise ValueError("nothing is left over for a pool: give the devices fewer --samples")
+        raise ValueError("no input is left over for a pool: give the devices fewer samples, or take fewer devices")
     if int(np.prod(x.shape[1:])) != manifest.sample_size:
         raise ValueError(f"inputs of {x.shape[1:]}, and {manifest.name} takes {manifest.input_shape}")
     files = {name: (program / name).read_bytes() for name in manifest.files}

@@ -33,3 +33,8 @@ _OTHERS = Recipe(rounds=20, steps=16, lr=0.05, gamma=1.0)
 
 def recipe(input_shape: tuple[int, ...]) -> Recipe:
     return _RECIPES.get(input_shape, _OTHERS)
+
+
+def shift(input_shape: tuple[int, ...]) -> int:
+    """Pixels that `share` shifts by: a fourteenth of an image's side (2 of 28, 0 of 8), nothing of what is no image."""
+    return min(input_shape[-2:]) // 14 if len(input_shape) == 3 else 0

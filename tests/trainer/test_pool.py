@@ -50,7 +50,11 @@ def test_the_same_inputs_make_the_same_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "why"), [(np.zeros((0, 1, 8, 8)), "nothing is left over"), (np.zeros((2, 1, 28, 28)), "takes")]
+    ("x", "why"),
+    [
+        (np.zeros((0, 1, 8, 8)), "no input is left over for a pool"),
+        (np.zeros((2, 1, 28, 28)), "takes"),
+    ],
 )
 def test_what_is_no_pool_for_this_program_is_said(x: np.ndarray, why: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=why):

@@ -9,7 +9,7 @@ import click
 from trainer.data import DataError, load_dataset
 from trainer.demo.progress import HEADS
 from trainer.demo.run import run_demo
-from trainer.demo.settings import METHODS, RUNTIMES, DemoError, Wish, settle
+from trainer.demo.settings import METHODS, OFFERED, RUNTIMES, DemoError, Wish, settle
 from trainer.demo.table import differences, explanation, rows_of, text
 from trainer.partition import SplitError
 from trainer.progress import choose
@@ -25,14 +25,20 @@ def _list(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tu
 @click.option(
     "--split", "splits", callback=_list, help="With commas: iid, fd, mix2fld, dirichlet:A.  [default: iid,fd]"
 )
-@click.option("--methods", callback=_list, default=",".join(METHODS), show_default=True, help="With commas.")
+@click.option(
+    "--methods",
+    callback=_list,
+    default=",".join(METHODS),
+    show_default=True,
+    help=f"With commas, of {', '.join(OFFERED)} (docs/methods.md).",
+)
 @click.option("--devices", default=10, show_default=True, type=int, help="Each is a process of its own.")
 @click.option("--samples", type=click.IntRange(1), help="Training samples a device.  [default: 60 digits, 500 mnist]")
 @click.option("--test", type=click.Choice(["common", "own"]), help="Test set.  [default: common; own for natural]")
 @click.option("--rounds", type=click.IntRange(1), help="[default: suits the program]")
 @click.option("--steps", type=click.IntRange(1), help="Local steps a round.  [default: suits the program]")
 @click.option("--lr", type=float, help="Learning rate.  [default: suits the program]")
-@click.option("--gamma", type=float, help="Weight of distillation (fd).  [default: 1]")
+@click.option("--gamma", type=float, help="Weight of distillation (fd, share).  [default: 1]")
 @click.option("--normalise/--no-normalise", default=None, help="Divide fd's target by 1 + gamma.  [default: for HAR]")
 @click.option("--bits", default=4, show_default=True, type=int, help="Of a logit on the wire: 32, 16, 8, 4 or 3 (fd).")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Of split and batches.")
@@ -51,6 +57,7 @@ def demo(*, test: str | None, out: Path | None, **options: object) -> None:
     \b
     Examples:
       potstill demo
+      potstill demo --methods alone,fl,fd,share
       potstill demo --data mnist:DIR --split fd --methods alone,fd
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace character
     try:

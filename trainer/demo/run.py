@@ -20,9 +20,10 @@ from trainer.demo.processes import (
     start_broker,
 )
 from trainer.demo.progress import row
-from trainer.demo.settings import DemoError, Settings, read_manifest
+from trainer.demo.settings import DemoError, Settings, own_options, read_manifest
 from trainer.demo.table import differences, explanation, markdown, rows_of, text
 from trainer.partition import Split
+from trainer.pool import for_run
 from trainer.progress import Progress
 from trainer.record.folder import make_folder
 from trainer.record.run import Curve, Record, now, write_record
@@ -43,12 +44,12 @@ def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress
     """
     found = record.begin(settings, dataset, read_manifest(settings.program))
     make_folder(out)
-    shards = _write_all_shards(settings, dataset, out)
+    dealt = _deal_all(settings, dataset, out)
     curves: list[Curve] = []
     try:
         with signals_interrupt(), Processes() as processes:
             url = _broker(settings, processes, out)
-            for split, files in shards:
+            for split, files, program in dealt:
                 stage = _Stage(
                     settings=settings,
                     out=out,
@@ -56,6 +57,7 @@ def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress
                     progress=progress,
                     url=url,
                     split=split,
+                    program=program,
                     # Short, because it rides in every topic; nobody else's on a broker that is shared.
                     fleet=secrets.token_hex(3),
                 )
@@ -75,8 +77,8 @@ def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress
     return found
 
 
-def _write_all_shards(settings: Settings, dataset: Dataset, out: Path) -> list[tuple[Split, list[ShardFile]]]:
-    """Before anything starts, so that an impossible split costs no time."""
+def _deal_all(settings: Settings, dataset: Dataset, out: Path) -> list[tuple[Split, list[ShardFile], Path]]:
+    """Each split's data and program, before anything starts: an impossible split costs no time. Raises DemoError."""
     dealt = [
         deal(
             dataset,
@@ -92,9 +94,26 @@ def _write_all_shards(settings: Settings, dataset: Dataset, out: Path) -> list[t
         (
             split,
             write_shards(out / "shards" / _folder(split), shards, scale=dataset.scale, label_count=dataset.label_count),
+            _program(settings, dataset, split, out),
         )
         for split, shards in zip(settings.splits, dealt, strict=True)
     ]
+
+
+def _program(settings: Settings, dataset: Dataset, split: Split, out: Path) -> Path:
+    try:
+        return for_run(
+            settings.program,
+            settings.methods,
+            dataset,
+            split,
+            devices=settings.devices,
+            samples=settings.samples,
+            seed=settings.seed,
+            out=out / "programs" / _folder(split),
+        )
+    except ValueError as problem:
+        raise DemoError(str(problem)) from problem
 
 
 def _folder(split: Split) -> str:
@@ -118,6 +137,7 @@ class _Stage:
     progress: Progress
     url: str
     split: Split
+    program: Path
     fleet: str
 
     def run(self, shards: list[ShardFile], curves: list[Curve]) -> None:
@@ -133,7 +153,7 @@ class _Stage:
 
     def _start_device(self, shard: ShardFile) -> Child:
         arguments = ["edge", "run", "--broker", self.url, "--fleet", self.fleet, "--device", shard.device]
-        arguments += ["--program", str(self.settings.program), "--data", str(shard.path)]
+        arguments += ["--program", str(self.program), "--data", str(shard.path)]
         arguments += ["--work", str(self.out / "work" / _folder(self.split) / shard.device)]
         if self.settings.runtime is not None:
             arguments += ["--runtime", self.settings.runtime]
@@ -158,7 +178,7 @@ class _Stage:
         return aggregator(
             broker=self.url,
             fleet=self.fleet,
-            program=settings.program,
+            program=self.program,
             ledger=self.out / "ledger.sqlite",
             method=method,
             devices=settings.devices,
@@ -173,6 +193,7 @@ class _Stage:
             deadline=ROUND_DEADLINE_S,
             start_deadline=START_DEADLINE_S,
             normalise=settings.normalise,
+            **own_options(method, self.program),
         )
 
     def _log(self, name: str) -> Path:

@@ -6,13 +6,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge.wire.manifest import Manifest, parse_manifest
+from edge.wire.messages import AGENTS, Method
 from trainer.data import Dataset
 from trainer.partition import Split, SplitError, parse_split, resolve
 from trainer.programs import SHIPPED, shipped
-from trainer.recipes import recipe
+from trainer.recipes import recipe, shift
 from trainer.shards import default_samples
 
 METHODS = ("alone", "fl", "fd")
+"""Where none are named."""
+OFFERED = tuple(method.name.lower() for method in Method if method not in AGENTS)
+"""Agents play: they have no data to be dealt."""
 BITS = (32, 16, 8, 4, 3)
 RUNTIMES = ("onnx", "tflite", "numpy", "torch")
 MAX_DEVICES = 200
@@ -78,9 +82,9 @@ class Settings:
         for what, values in (("split", self.splits), ("method", self.methods)):
             if len(set(values)) != len(values):
                 raise DemoError(f"a {what} is named twice")
-        unknown = [method for method in self.methods if method not in METHODS]
+        unknown = [method for method in self.methods if method not in OFFERED]
         if unknown:
-            raise DemoError(f"unknown method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+            raise DemoError(f"unknown method {unknown[0]!r}: choose from {', '.join(OFFERED)}")
         if not 2 <= self.devices <= MAX_DEVICES:
             raise DemoError(f"{self.devices} devices: 2 to {MAX_DEVICES} run here, as processes of their own")
         if not (0 < self.lr < 1000 and 0 <= self.gamma < 1000):
@@ -130,6 +134,11 @@ def find_program(named: Path | None, dataset: Dataset) -> tuple[Path, Manifest]:
         f"there is {', '.join(seen)}. "
         "Compile a program that fits (potstill trainer compile --help) and name it with --program"
     )
+
+
+def own_options(method: str, program: Path) -> dict[str, object]:
+    """What a run of this method is told beside the recipe, as options of `potstill broker run`. Raises DemoError."""
+    return {"shift": shift(read_manifest(program).input_shape)} if method == "share" else {}
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -105,7 +105,7 @@ def explanation(record: Record) -> str:
         f"program {program['name']} ({program['parameters']:,} parameters).\n"
         "Every method had the same split, start, seed and number of steps.\n"
         f"mean, worst, best: accuracy over the devices after the last round, each device's model on {tested};\n"
-        "  alone and fd: the device's own model after its local steps; fl: the averaged model that all devices share.\n"
+        "  alone, fd and share: the device's own model after its local steps; fl and the fld family: the fleet's.\n"
         "payload: bytes of plans, uploads and parameters, by a device and a round, sent (up) and received (down).\n"
         "TCP: bytes on the TCP stream by a device and a round (MQTT with its acknowledgements and keepalive, and\n"
         "  retransmissions, from TCP_INFO; without TCP/IP headers).\n"
@@ -115,20 +115,20 @@ def explanation(record: Record) -> str:
 
 
 def differences(rows: Sequence[Row]) -> list[str]:
-    """What fd gained over alone and how far fl is from it, a line for each split where both were run."""
+    """What fd and share gained over alone and how far fl is from them, a line for each and each split."""
     found = []
     for split in dict.fromkeys(row.split for row in rows):
         by_method = {row.method: row for row in rows if row.split == split}
-        if {"alone", "fd"} <= set(by_method):
-            alone, fd = by_method["alone"], by_method["fd"]
-            line = f"{split}: fd - alone = {_points(fd.mean - alone.mean)} in the mean, "
-            line += f"{_points(fd.worst - alone.worst)} in the worst device"
-            if "fl" in by_method:
-                fl = by_method["fl"]
-                line += (
-                    f"; fl - fd = {_points(fl.mean - fd.mean)} in the mean for "
-                    f"{(fl.payload_up + fl.payload_down) / (fd.payload_up + fd.payload_down):,.0f} times the payload"
-                )
+        alone, fl = by_method.get("alone"), by_method.get("fl")
+        for own in (by_method[method] for method in ("fd", "share") if method in by_method):
+            if alone is None:
+                continue
+            line = f"{split}: {own.method} - alone = {_points(own.mean - alone.mean)} in the mean, "
+            line += f"{_points(own.worst - alone.worst)} in the worst device"
+            if fl is not None:
+                times = (fl.payload_up + fl.payload_down) / (own.payload_up + own.payload_down)
+                line += f"; fl - {own.method} = {_points(fl.mean - own.mean)} in the mean for {times:,.0f} times "
+                line += "the payload"
             found.append(line)
     return found
 

@@ -28,11 +28,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from edge.wire.messages import AGENTS, Method
 from firmware_profiles.link import Link
 from firmware_profiles.load import ProfileError, list_radios, load_link, load_profile, read_profile
 from firmware_profiles.schema import Profile
 from trainer.channel import POWERS_DBM, load_channel
+from trainer.demo.settings import OFFERED
 from trainer.emulate.fleet import (
     BACKENDS,
     UNSHAPED,
@@ -249,11 +249,9 @@ class _Reader:
         return training
 
     def methods(self, where: str, names: Sequence[str]) -> None:
-        """Of classification: agents play, they have no data to be dealt."""
-        known = [method.name.lower() for method in Method if method not in AGENTS]
         for name in names:
-            if name not in known:
-                self.wrong(where, f"unknown method {name!r}: one of {', '.join(known)}")
+            if name not in OFFERED:
+                self.wrong(where, f"unknown method {name!r}: one of {', '.join(OFFERED)}")
         if len(set(names)) != len(names):
             self.wrong(where, "a method is named twice")
 

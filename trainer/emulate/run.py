@@ -20,7 +20,7 @@ from trainer.demo.processes import (
     Processes,
     signals_interrupt,
 )
-from trainer.demo.settings import DemoError
+from trainer.demo.settings import DemoError, read_manifest
 from trainer.emulate import inside
 from trainer.emulate.backend import Backend, BackendError, Enforced, Limits, Order
 from trainer.emulate.backends import REMOVERS, make_backend
@@ -39,6 +39,7 @@ from trainer.emulate.speed import EMULATED, Speed, calibrated_speed, read_host_m
 from trainer.emulate.spend import Instructions, Work
 from trainer.emulate.stage import Ground, Place, Stage
 from trainer.instructions.counts import known_counts
+from trainer.pool import for_run
 from trainer.progress import Progress
 from trainer.record.folder import make_folder
 from trainer.record.inputs import data_of, program_of
@@ -165,7 +166,24 @@ class Emulation:
             seed=self.fleet.training.seed,
             own_test=self.settled.own_test,
         )
+        self.settled = self._with_pool(dataset)
         return write_shards(self.out / "shards", shards, scale=dataset.scale, label_count=dataset.label_count)
+
+    def _with_pool(self, dataset: Dataset) -> Settled:
+        try:
+            program = for_run(
+                self.settled.program,
+                self.fleet.training.methods,
+                dataset,
+                self.settled.split,
+                devices=len(self.fleet.members),
+                samples=self.settled.samples,
+                seed=self.fleet.training.seed,
+                out=self.out / "programs" / self.settled.program.name,
+            )
+        except ValueError as problem:
+            raise DemoError(str(problem)) from problem
+        return replace(self.settled, program=program, manifest=read_manifest(program))
 
     def _prepare(self, name: str, prefix: str, leftovers: Leftovers, stack: ExitStack) -> Backend:
         members = [member for member in self.fleet.members if member.group.backend == name]

@@ -11,7 +11,7 @@ from typing import Any
 from trainer.demo.observe import Observed
 from trainer.demo.processes import Processes, aggregator, failure, lines_and_ticks
 from trainer.demo.progress import row
-from trainer.demo.settings import DemoError
+from trainer.demo.settings import DemoError, own_options
 from trainer.emulate.backend import Limits
 from trainer.emulate.broker import Broker
 from trainer.emulate.fleet import Fleet, Happening, Member
@@ -207,4 +207,5 @@ class Stage:
             deadline=training.deadline_s,
             start_deadline=training.start_deadline_s,
             normalise=settled.normalise,
+            **own_options(self._method, settled.program),
         )

@@ -12,7 +12,7 @@ from edge.wire.manifest import parse_manifest
 from trainer.data import Dataset, load_dataset
 from trainer.partition import parse_split, resolve
 from trainer.programs import SHIPPED, shipped
-from trainer.recipes import recipe
+from trainer.recipes import recipe, shift
 from trainer.reference.quantise import CODES
 from trainer.reference.settings import METHODS, OWN, RUNTIMES, SEEDED, WEIGHTS, RunError, Settings
 from trainer.shards import default_samples
@@ -86,13 +86,13 @@ def _own(method: str, dataset: Dataset) -> dict[str, Any]:
     """What the method changes.
 
     share fills half of each batch with shared inputs: twice the steps, so that as many local samples go by as in fd and
-    fl. Only images are shifted, by at most a fourteenth of their side: 2 pixels of 28.
+    fl.
     """
     own = dict(OWN[method])
     if method == "share":
         own["steps"] = 2 * recipe(dataset.input_shape).steps
     if "shift" in own:
-        own["shift"] = min(dataset.input_shape[-2:]) // 14 if len(dataset.input_shape) == 3 else 0
+        own["shift"] = shift(dataset.input_shape)
     return own
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import jsonschema
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from edge.runtime.program import load_program
 from trainer.demo.table import rows_of
 from trainer.programs import shipped
 from trainer.record.run import Curve, Record, read_record
@@ -143,6 +145,25 @@ def test_tables_say_what_was_printed(small: tuple[Path, str]) -> None:
         assert " | ".join(row.cells()) in (folder / "table.md").read_text()
     for word in ("TCP_INFO", "payload:", "seconds:", "measured"):
         assert word in out
+
+
+def test_share_has_its_pool_from_what_a_split_leaves_over(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ("--devices", "2", "--rounds", "7", "--steps", "8", "--split", "fd", "--methods", "alone,share")
+    code, out, err = finished(demo(folder, *words))
+    assert code == 0, err
+    assert load_program(folder / "programs" / "fd-3-1").files["pool.npz"]
+    ups = [point.up.payload for point in curve(folder, "share", "fd:3:1").points if point.up]
+    rounds = [after - before for before, after in pairwise(ups)]
+    assert max(rounds[:4]) < 100, "five rounds to warm up"
+    assert min(rounds[4:]) > 900 * 3.3 / 8, "then 900 labels of ten"
+    assert "fd:3:1: share - alone = " in out
+
+
+def test_a_split_that_leaves_nothing_over_has_no_share(tmp_path: Path) -> None:
+    code, _, err = finished(demo(tmp_path / "run", "--samples", "100", "--split", "iid", "--methods", "share"))
+    assert code == 1
+    assert "no input is left over for a pool: give the devices fewer samples" in err
 
 
 def test_no_process_is_left(small: tuple[Path, str]) -> None:

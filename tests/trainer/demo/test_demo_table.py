@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trainer.demo.table import HEADS, Row, differences, markdown, text
 
 ALONE = Row(
@@ -66,5 +68,10 @@ def test_differences_are_points_and_a_ratio() -> None:
             "fl - fd = +9.0 points in the mean for 400 times the payload"
         )
     ]
+    share = replace(FD, method="share", mean=0.9, worst=0.88, payload_up=376, payload_down=424)
+    assert differences([ALONE, FD, share, FL])[1] == (
+        "iid: share - alone = +10.0 points in the mean, +18.0 points in the worst device; "
+        "fl - share = +4.0 points in the mean for 100 times the payload"
+    )
     assert differences([ALONE, FL]) == []
     assert differences([ALONE, FD]) == ["iid: fd - alone = +5.0 points in the mean, +1.0 points in the worst device"]

@@ -146,19 +146,19 @@ def kinds(record: Record) -> list[str]:
 
 
 def test_processes_need_no_privilege(tmp_path: Path) -> None:
-    text = ENDLESS.replace("BACKEND", "process").replace("10000", "3").replace('["fd"]', '["fl", "fd"]')
+    text = ENDLESS.replace("BACKEND", "process").replace("10000", "3").replace('["fd"]', '["fl", "fd", "share"]')
     code, out, err = finished(emulate(written(tmp_path, text), "--out", tmp_path / "run"))
     assert code == 0, err
     record = read_record(tmp_path / "run" / "run.json")
     assert record.complete
     assert record.kind == "emulate"
-    assert [curve.method for curve in record.curves] == ["fl", "fd"]
+    assert [curve.method for curve in record.curves] == ["fl", "fd", "share"]
     for curve in record.curves:
         assert [point.round for point in curve.points] == [0, 1, 2]
         joules = [point.joules for point in curve.points]
         assert all(each is not None and each.compute is not None and each.compute > 0 for each in joules)
         assert [device.backend for device in curve.devices] == ["process", "process"]
-    fl, fd = (curve.points[-1].up for curve in record.curves)
+    fl, fd = (curve.points[-1].up for curve in record.curves[:2])
     assert fl is not None
     assert fd is not None
     assert fl.payload > 100 * fd.payload
