@@ -12,6 +12,7 @@ import gzip
 import zipfile
 import zlib
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -108,12 +109,12 @@ def load_dataset(spec: str) -> Dataset:
 
 def load_digits() -> Dataset:
     """1,797 handwritten digits, 8x8, grey values 0-16 (Alpaydin & Kaynak 1998, UCI; in scikit-learn, BSD)."""
-    try:
-        from sklearn.datasets import load_digits as sklearn_digits
-    except ImportError as problem:
+    try:  # its file alone: importing scikit-learn takes two seconds of a processor, reading the file 4 ms
+        file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+        rows = np.loadtxt(str(file), np.uint8, delimiter=",")  # (n, 64 + 1)
+    except (PackageNotFoundError, FileNotFoundError) as problem:
         raise DataError("the digits come with scikit-learn: pip install 'potstill[demo]'") from problem
-    x, y = sklearn_digits(return_X_y=True)
-    samples = Samples(x=x.reshape(-1, 1, 8, 8).astype(np.uint8), y=y.astype(np.uint8))  # (n, 64) -> (n, 1, 8, 8)
+    samples = Samples(x=rows[:, :64].reshape(-1, 1, 8, 8), y=rows[:, 64])
     order = np.random.default_rng(SHUFFLE_SEED).permutation(len(samples))
     return Dataset(
         name="digits",

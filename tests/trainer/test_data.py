@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import pickle
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,20 @@ class TestDigits:
         assert np.array_equal(first.pool.x, second.pool.x)
         digest = hashlib.sha256(first.test.x.tobytes() + first.test.y.tobytes()).hexdigest()
         assert digest[:16] == "e70111e589b3441a"
+
+    def test_are_those_that_scikit_learn_loads(self) -> None:
+        from sklearn.datasets import load_digits as theirs
+
+        x, y = theirs(return_X_y=True)
+        data = load_digits()
+        order = np.random.default_rng(12345).permutation(len(x))
+        assert np.array_equal(np.concatenate([data.pool.x, data.test.x]).reshape(-1, 64), x[order])
+        assert np.array_equal(np.concatenate([data.pool.y, data.test.y]), y[order])
+
+    def test_absent_say_what_brings_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "path", [])
+        with pytest.raises(DataError, match=r"potstill\[demo\]"):
+            load_digits()
 
     def test_pool_and_test_share_no_image(self) -> None:
         data = load_digits()
