@@ -7,7 +7,6 @@ machinery are not formulas. The few changes that change no value are listed, wit
 from __future__ import annotations
 
 import ast
-import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -46,7 +45,7 @@ WEIGHTS = {
 
 
 class Place:
-    """One node and how to change it: `apply` changes the node in place, in a copy of the tree."""
+    """One node, by its number in the tree, and how to change it in place."""
 
     def __init__(self, number: int, text: str, apply: Callable[[ast.AST], ast.AST]) -> None:
         self.number, self.text, self.apply = number, text, apply
@@ -104,7 +103,7 @@ def _not_formulas(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def mutant(source: str, place: Place, name: str) -> ModuleType:
-    tree = copy.deepcopy(ast.parse(source))
+    tree = ast.parse(source)
     target = next(node for number, node in enumerate(ast.walk(tree)) if number == place.number)
 
     class Change(ast.NodeTransformer):
