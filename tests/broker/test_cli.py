@@ -8,68 +8,38 @@ import sqlite3
 from pathlib import Path
 
 import click.testing
-import numpy as np
 import pytest
 
 from broker.cli import broker
-from broker.ledger import Ledger, Run, UploadRow
+from broker.ledger import Ledger, UploadRow
 from broker.servers.embedded import EmbeddedBroker
-from broker.settings import RunSettings, settings_to_plain
 from edge.wire.codec import encode
-from edge.wire.messages import Done, Method, Plan
+from edge.wire.messages import Done
+from tests.broker.entries import a_plan, a_run
 from tests.fleet import Fleet
-
-SETTINGS = RunSettings(
-    run=7, program=b"prog", schema=b"labs", labels=3, parameters=4, devices=2, rounds=2, method=Method.ALONE
-)
 
 
 def invoke(*arguments: str) -> click.testing.Result:
     return click.testing.CliRunner().invoke(broker, arguments)
 
 
-def a_plan(number: int) -> bytes:
-    return encode(
-        Plan(
-            run=7,
-            round=number,
-            rounds=2,
-            method=Method.ALONE,
-            steps=1,
-            seed=0,
-            lr=0.5,
-            gamma=1.0,
-            bits=8,
-            deadline_s=2.0,
-            qos=1,
-            report=True,
-            normalise=False,
-            program=b"prog",
-            cohort=frozenset(),
-            contributors=np.zeros(0, np.uint32),
-            logits=None,
-        )
-    )
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Run 7 is under way in its second round, run 8 has failed, run 9 is complete."""
     file = tmp_path / "ledger.sqlite"
-    plain = json.dumps(settings_to_plain(SETTINGS))
     frame = encode(Done(run=7, round=0))
     with Ledger.open(file) as ledger, ledger.commit():
         for number, started in ((7, 0.0), (8, 100.0), (9, 200.0)):
-            ledger.begin_run(Run(number, "attic", "alone", "00", plain, started, None, None, None))
+            ledger.begin_run(a_run(number, started=started))
         ledger.end_run(8, ended=150.0, complete=False, reason="round 0: nobody came")
         ledger.end_run(9, ended=250.0, complete=True, reason="all rounds closed")
-        ledger.open_round(7, 0, a_plan(0), 10.0)
+        ledger.open_round(7, 0, encode(a_plan(0)), 10.0)
         ledger.add_uploads(
             [UploadRow(7, 0, "d0", "counted", len(frame), 11.0, frame)],
             [UploadRow(7, 0, "d0", "repeated", len(frame), 12.0, None)],
         )
         ledger.close_round(7, 0, closed=12.5, cohort=("d0",), missing=("d1",), keep=True)
-        ledger.open_round(7, 1, a_plan(1), 12.5)
+        ledger.open_round(7, 1, encode(a_plan(1)), 12.5)
         ledger.add_refusals(7, {("d5", "not CBOR"): 3})
         ledger.add_report(7, 0, "d0", {"accuracy": 0.5})
         ledger.add_meter(7, 0, "d0", {"connects": 1})
@@ -85,16 +55,16 @@ def test_runs_are_listed_with_their_state(path: Path) -> None:
     head, *rows = said.stdout.splitlines()
     assert head.split() == ["run", "fleet", "method", "started", "(UTC)", "state"]
     assert [row.split(maxsplit=5) for row in rows] == [
-        ["7", "attic", "alone", "1970-01-01", "00:00:00", "unfinished"],
-        ["8", "attic", "alone", "1970-01-01", "00:01:40", "failed: round 0: nobody came"],
-        ["9", "attic", "alone", "1970-01-01", "00:03:20", "complete"],
+        ["7", "attic", "fl", "1970-01-01", "00:00:00", "unfinished"],
+        ["8", "attic", "fl", "1970-01-01", "00:01:40", "failed: round 0: nobody came"],
+        ["9", "attic", "fl", "1970-01-01", "00:03:20", "complete"],
     ]
 
 
 def test_runs_as_json_have_their_settings(path: Path) -> None:
     rows = [json.loads(line) for line in invoke("runs", "--ledger", str(path), "--json").stdout.splitlines()]
     assert [(row["run"], row["complete"]) for row in rows] == [(7, None), (8, False), (9, True)]
-    assert rows[0]["settings"]["rounds"] == 2
+    assert rows[0]["settings"]["rounds"] == 5
 
 
 @pytest.mark.parametrize("command", [["runs"], ["show", "7"]])
@@ -126,7 +96,7 @@ def test_a_run_is_shown_round_by_round(path: Path) -> None:
     said = invoke("show", "7", "--ledger", str(path))
     assert said.exit_code == 0
     first, head, *rows = said.stdout.splitlines()
-    assert first == "run 7 of fleet attic: alone, unfinished"
+    assert first == "run 7 of fleet attic: fl, unfinished"
     assert head.split()[:4] == ["round", "seconds", "bytes", "counted"]
     size = str(len(encode(Done(run=7, round=0))))
     assert rows[0].split(maxsplit=4) == ["0", "2.50", size, "1", "1 repeated; missing d1"]

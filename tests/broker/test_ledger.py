@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -15,46 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker.ledger import APPLICATION_ID, Ledger, LedgerError, Run, UploadRow
-from broker.settings import RunSettings, settings_from_plain, settings_to_plain
+from broker.ledger import APPLICATION_ID, Ledger, LedgerError, UploadRow
+from broker.settings import settings_from_plain, settings_to_plain
 from edge.wire.codec import encode
-from edge.wire.messages import Method, Parameters, ParameterUpload, Plan
-
-SETTINGS = RunSettings(
-    run=7, program=b"prog", schema=b"labs", labels=3, parameters=4, devices=2, rounds=5, method=Method.FL
-)
-
-
-def a_run(number: int = 7, *, started: float = 100.0) -> Run:
-    plain = json.dumps(settings_to_plain(dataclasses.replace(SETTINGS, run=number)))
-    return Run(number, "attic", "fl", "00", plain, started, None, None, None)
+from edge.wire.messages import Parameters, ParameterUpload
+from tests.broker.entries import SETTINGS, a_plan, a_run
 
 
 def an_upload(device: str, number: int = 0, fate: str = "counted") -> UploadRow:
     frame = encode(ParameterUpload(run=7, round=number, check=1, samples=5, parameters=np.arange(4, dtype=np.float32)))
     return UploadRow(7, number, device, fate, len(frame), 101.0, frame if fate == "counted" else None)
-
-
-def a_plan(number: int) -> Plan:
-    return Plan(
-        run=7,
-        round=number,
-        rounds=5,
-        method=Method.FL,
-        steps=1,
-        seed=0,
-        lr=0.5,
-        gamma=1.0,
-        bits=8,
-        deadline_s=2.0,
-        qos=1,
-        report=False,
-        normalise=False,
-        program=b"prog",
-        cohort=frozenset({0}),
-        contributors=np.zeros(0, np.uint32),
-        logits=None,
-    )
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """tflite-runtime 2.14, the last with 32-bit ARM wheels, in an environment of its own.
 
-It needs Python 3.11 and NumPy 1.x. The environment is made once, below $XDG_CACHE_HOME or pytest's own cache.
+It needs Python 3.11 and NumPy 1.x.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from torch import nn
 from edge.runtime.graph import FloatArray
 from edge.runtime.numpy_ import NumpyRuntime
 from edge.runtime.program import load_program
+from tests.environments import outside_ours, python_with
 from trainer.compile.optimise import Optimiser
 from trainer.compile.package import pack, write_folder
 
@@ -61,37 +59,8 @@ def network(model: str) -> nn.Sequential:
 @pytest.fixture(scope="module")
 def python(request: pytest.FixtureRequest) -> Path:
     """The interpreter of the environment."""
-    cache_home = os.environ.get("XDG_CACHE_HOME")
-    cache_folder = Path(cache_home) / "potstill-tests" if cache_home else request.config.cache.mkdir("potstill-tests")
-    found = cache_folder / "tflite-2.14" / "bin" / "python"
-    if not _works(found):
-        problem = _install(found.parent.parent)
-        if problem is not None and os.environ.get("CI"):
-            pytest.fail(f"in CI nothing is left out, but tflite-runtime 2.14 did not install: {problem}", pytrace=False)
-        if problem is not None:
-            pytest.skip(f"tflite-runtime 2.14 did not install: {problem}")
-    return found
-
-
-def _works(python: Path) -> bool:
-    command = [str(python), "-c", "import tflite_runtime.interpreter, paho.mqtt, cbor2, click"]
-    return python.exists() and subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
-
-
-def _install(folder: Path) -> str | None:
-    """What went wrong, in a line."""
-    base = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
-    if base is None:
-        return "no python3.11 on this machine"
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES]
-    for command in ([base, "-m", "venv", "--clear", str(folder)], pip):
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-        except subprocess.TimeoutExpired:
-            return "it took more than 240 s"
-        if done.returncode:
-            return next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), done.stderr[-200:])
-    return None
+    proof = "import tflite_runtime.interpreter, paho.mqtt, cbor2, click"
+    return python_with(request, "tflite-2.14", *PACKAGES, versions=("3.11",), proof=proof)
 
 
 def batches(model: str) -> tuple[FloatArray, FloatArray]:
@@ -130,9 +99,8 @@ def test_the_last_32_bit_runtime_trains_as_numpy_does(python: Path, tmp_path: Pa
         )
         x, target = batches(model)
         np.savez(folder / "batches.npz", x=x, target=target, lr=LR[optimiser])
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment = outside_ours() | {"PYTHONPATH": str(ROOT)}
     command = [str(python), "-c", TRAINING, *map(str, folders)]
-    environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     for folder, (_, optimiser) in folders.items():

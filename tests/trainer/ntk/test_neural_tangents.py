@@ -2,15 +2,12 @@
 
 Its last release needs a JAX of its time (0.4.23; 0.10 lacks jax.core.Jaxpr), so NumPy 1 and Python 3.11 or 3.12.
 It asks for tensorflow too (2 GB) for a converter we do not use: it is installed without, and that submodule is left
-empty at its import. The environment is made once, below $XDG_CACHE_HOME or pytest's own cache.
+empty at its import.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.environments import outside_ours, python_with
 from trainer.ntk.analytic import Layer, relu_kernels
 from trainer.ntk.kernels import contraction, network_of, vector_products
 
@@ -85,46 +83,8 @@ np.savez(sys.argv[2], **out)
 @pytest.fixture(scope="module")
 def python(request: pytest.FixtureRequest) -> Path:
     """The interpreter of the environment."""
-    cache_home = os.environ.get("XDG_CACHE_HOME")
-    cache_folder = Path(cache_home) / "potstill-tests" if cache_home else request.config.cache.mkdir("potstill-tests")
-    found = cache_folder / "neural-tangents-0.6.5" / "bin" / "python"
-    if not _works(found):
-        problem = _install(found.parent.parent)
-        if problem is not None and os.environ.get("CI"):
-            pytest.fail(f"in CI nothing is left out, but neural-tangents did not install: {problem}", pytrace=False)
-        if problem is not None:
-            pytest.skip(f"neural-tangents 0.6.5 did not install: {problem}")
-    return found
-
-
-def _works(python: Path) -> bool:
-    command = [str(python), "-c", IMPORT]
-    return python.exists() and subprocess.run(command, capture_output=True, check=False, timeout=120).returncode == 0
-
-
-def _install(folder: Path) -> str | None:
-    """What went wrong, in a line."""
-    fits = sys.version_info[:2] in {(3, 11), (3, 12)}
-    base = sys.executable if fits else shutil.which("python3.11") or shutil.which("python3.12")
-    if base is None:
-        return "no python3.11 or python3.12 on this machine"
-    pip = [
-        str(folder / "bin" / "python"),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-    ]
-    for command in ([base, "-m", "venv", "--clear", str(folder)], [*pip, *PACKAGES]):
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
-        except subprocess.TimeoutExpired:
-            return "it took more than 280 s"
-        if done.returncode:
-            return next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), done.stderr[-200:])
-    return None if _works(folder / "bin" / "python") else "it installed, but does not import"
+    versions = ("3.11", "3.12")
+    return python_with(request, "neural-tangents-0.6.5", "--no-deps", *PACKAGES, versions=versions, proof=IMPORT)
 
 
 def modules() -> dict[str, nn.Module]:
@@ -145,9 +105,8 @@ def test_kernels_are_those_of_neural_tangents(python: Path, tmp_path: Path) -> N
     nets = {name: network_of(module) for name, module in modules().items()}
     given = {f"{name}:{key}": value for name, (_, parameters) in nets.items() for key, value in parameters.items()}
     np.savez(tmp_path / "in.npz", **{k: v.numpy() for k, v in (x | given).items()}, **DEPTHS)  # type: ignore[arg-type]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     command = [str(python), "-c", KERNELS, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, env=outside_ours(), capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     theirs = np.load(tmp_path / "out.npz")
     assert str(theirs["version"]) == "0.6.5"
