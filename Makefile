@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
@@ -11,9 +12,7 @@ demo: $(VENV)/.demo
 	$(BIN)/potstill demo $(DEMO)
 
 test: $(VENV)/.test
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST)
-	$(BIN)/coverage report
+	$(BIN)/pytest --cov -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .

@@ -1,12 +1,17 @@
-"""What a test may need beyond Python: marks say it, this file decides, and the summary says what was left out.
+"""What a test may need beyond Python, or of the machine: marks say it, this file decides.
 
-Without CI in the environment a test that lacks something is skipped; with it, it fails: in CI nothing is left out.
+Without CI in the environment a test that lacks something is skipped, and the summary says so; with it, it fails: in CI
+nothing is left out. Tests may run in several processes (docs/adr/0034-tests-side-by-side.md); one marked `alone` waits
+until no other runs, and none begins before it has ended.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -63,13 +68,39 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, lest one worker ends long after the others; files with tests to be alone last."""
+    slow, alone = ({item.path for item in items if item.get_closest_marker(mark)} for mark in ("slow", "alone"))
+    items.sort(key=lambda item: (item.path in alone, item.path not in slow))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside the timeout: who waits is not slow
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    """A test with its fixtures; among workers under a lock on this file, which tests that bear each other share."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with Path(__file__).open() as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(turn, fcntl.LOCK_UN)  # which closing does not do while a child has the file open too
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reasons: dict[str, int] = {}
-    for report in terminalreporter.stats.get("skipped", []):
-        if isinstance(report.longrepr, tuple):
-            reason = str(report.longrepr[2]).removeprefix("Skipped: ")
-            reasons[reason] = reasons.get(reason, 0) + 1
+    """What tests measured (`record_property`), and what was left out."""
+    reports = [report for group in ("passed", "failed", "skipped") for report in terminalreporter.stats.get(group, [])]
+    measured = [each for report in reports if report.when == "call" for each in report.user_properties]
+    reasons = Counter(
+        str(report.longrepr[2]).removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    )
+    if measured:
+        terminalreporter.section("measured")
+        for name, value in measured:
+            terminalreporter.line(f"{name}: {value}")
     if reasons:
         terminalreporter.section("left out on this machine")
         for reason, count in sorted(reasons.items()):

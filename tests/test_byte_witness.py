@@ -144,18 +144,14 @@ def test_the_device_counts_what_its_interface_counts(
     tmp_path: Path,
     case: Case,
     record_property: Callable[[str, object], None],
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     tls, qos, loss = case
     if loss:
         path.lose(loss)
     account, interface = life(path, tmp_path, tls=tls, qos=qos, rounds=40 if loss else 20)
     found = residuals(account, interface)
-    record_property(str(case), (interface, found))
-    with capsys.disabled():
-        said = ", ".join(f"{residual:+.3%} {direction}" for direction, residual in found.items())
-        print(f"\n  {case}: interface {interface[0]} up, {interface[1]} down; residual {said}")
-        print(f"  up {layers(account, 'up')}\n  down {layers(account, 'down')}")
+    said = ", ".join(f"{residual:+.3%} {direction}" for direction, residual in found.items())
+    record_property(f"bytes, {case}", f"interface {interface[0]} up, {interface[1]} down; ours {said}")
     assert abs(found["both"]) < AGREEMENT
     assert max(abs(found["up"]), abs(found["down"])) < 3 * AGREEMENT
     assert account.stream is not None

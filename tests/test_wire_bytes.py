@@ -23,7 +23,7 @@ import pytest
 from tests.fleet import POTSTILL, Aggregator, Fleet, until
 from tests.namespaces import counted, inside, namespaces, veth
 
-pytestmark = [pytest.mark.root, pytest.mark.mosquitto]
+pytestmark = [pytest.mark.root, pytest.mark.mosquitto, pytest.mark.alone]
 
 HOST, DEVICE = "10.213.7.1", "10.213.7.2"
 
@@ -168,7 +168,7 @@ def steps_for(fleet: Fleet, wire: Wire, seconds: float) -> int:
 @pytest.mark.slow
 @pytest.mark.usefixtures("slower")
 def test_an_fd_round_of_ten_labels_fits_the_budget(
-    fleet: Fleet, wire: Wire, record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]
+    fleet: Fleet, wire: Wire, record_property: Callable[[str, object], None]
 ) -> None:
     """At 0.2 s a round and more, as real training has it: every delayed acknowledgement is sent on its own."""
     until(lambda: wire.counted()[0] > 500, "the device's connection")
@@ -177,9 +177,7 @@ def test_an_fd_round_of_ten_labels_fits_the_budget(
     for qos, bits in ((1, 4), (0, 4), (1, 8), (0, 8)):
         found[qos, bits] = bytes_a_round(fleet, wire, steps=steps, qos=qos, bits=bits)
         up, down = found[qos, bits]
-        record_property(f"qos{qos}-bits{bits}", (up, down))
-        with capsys.disabled():
-            print(f"\n  QoS {qos}, {bits} bits, {steps} steps: {up:.0f} bytes up, {down:.0f} down a round")
+        record_property(f"bytes a round, QoS {qos}, {bits} bits, {steps} steps", f"{up:.0f} up, {down:.0f} down")
     for bits in (4, 8):  # the budget, at the default of 4 bits and at twice as many
         assert max(found[1, bits]) <= 350
         assert found[0, bits][0] <= 280

@@ -13,9 +13,10 @@ import pytest
 from broker.cli import broker
 from broker.ledger import Ledger, UploadRow
 from broker.servers.embedded import EmbeddedBroker
+from broker.settings import settings_to_plain
 from edge.wire.codec import encode
 from edge.wire.messages import Done
-from tests.broker.entries import a_plan, a_run
+from tests.broker.entries import SETTINGS, a_plan, a_run
 from tests.fleet import Fleet
 
 

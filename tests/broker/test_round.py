@@ -593,6 +593,7 @@ def test_settings_that_no_run_can_have_are_refused(changes: dict[str, object], s
 # ---------------------------------------------------------------- cost
 
 
+@pytest.mark.alone
 def test_the_cost_of_an_upload_does_not_grow_with_the_fleet() -> None:
     """Per upload within a round, 2,000 devices against 250: a copy of the round's containers would cost eight-fold."""
 

@@ -92,6 +92,7 @@ def peer(stack: ExitStack, url: str, name: str, topic: str | None = None) -> Pee
     return made
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_round_trip_at_qos_1_does_not_wait_for_delayed_acknowledgements(
     kind: Callable[[], Server], stack: ExitStack

@@ -158,6 +158,7 @@ print(json.dumps({"peak_pss_mib": max(peak, pss()), "heavy": sorted(heavy)}))
 """
 
 
+@pytest.mark.alone
 def test_a_training_device_fits_its_memory(tmp_path: Path) -> None:
     """The client with all it imports, 784-128-10, 500 MNIST-sized samples: 30 steps, one evaluation."""
     module = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))

@@ -9,7 +9,7 @@ from edge.wire.messages import OPTIONS, Method
 from edge.wire.options import FldOptions, Options, ShareOptions
 
 
-@pytest.mark.parametrize("kind", set(OPTIONS.values()))
+@pytest.mark.parametrize("kind", dict.fromkeys(OPTIONS.values()))
 def test_a_plan_says_the_defaults(kind: type[FldOptions | ShareOptions]) -> None:
     options = kind()
     said = options.to_plan(99)

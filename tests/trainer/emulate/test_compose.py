@@ -4,24 +4,84 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.trainer.emulate.conftest import Docker
+from tests.trainer.emulate.confinement import check_confinement
 from trainer.data import load_dataset
 from trainer.emulate import inside
 from trainer.emulate.compose import BROKER, GATEWAY, compose, kinds
 from trainer.emulate.fleet import Fleet, FleetError
 from trainer.emulate.fleet_file import parse_fleet
+from trainer.emulate.image import Engine, build_image
+from trainer.emulate.rootfs import ImageError, device_root, host_architecture
 from trainer.emulate.settle import settle
 
 TRAINING = {"methods": ["fd"], "rounds": 1, "steps": 3}
 NARROW = {"profile": "pi-zero-2-w", "count": 2, "link": "lossy-250k", "cpus": 0.4, "memory_mib": 160}
 READ_LINK = "/sbin/tc -json qdisc show"
+DAEMON_S = 60.0
+"""For it to answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Docker:
+    """A daemon of the tests' own."""
+
+    engine: Engine
+    namespace: str
+    """In which its bridges are."""
+
+
+@pytest.fixture(scope="module")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """Debian's dockerd in a network namespace: its bridge, firewall chains and ip_forward go with it."""
+    folder = tmp_path_factory.mktemp("docker")
+    namespace = f"potstill-docker-{secrets.token_hex(3)}"
+    # Not `ip netns exec`, which hides the cgroups behind a /sys of its own.
+    prefix = ["nsenter", f"--net=/run/netns/{namespace}"]
+    files = ["--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "pid")]
+    socket = f"unix://{folder / 'socket'}"
+    subprocess.run(["ip", "netns", "add", namespace], check=True)
+    try:
+        with (folder / "log").open("wb") as log, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DOCKER_HOST", socket)
+            subprocess.run([*prefix, "ip", "link", "set", "lo", "up"], check=True)
+            daemon = subprocess.Popen([*prefix, "dockerd", *files, "--host", socket], stdout=log, stderr=log)
+            try:
+                engine = Engine(name="docker")
+                _wait(engine, daemon, folder / "log")
+                yield Docker(engine=engine, namespace=namespace)
+            finally:
+                daemon.terminate()
+                daemon.wait(60)
+    finally:
+        subprocess.run(["ip", "netns", "del", namespace], check=True)
+
+
+def _wait(engine: Engine, daemon: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the daemon answers."""
+    end = time.monotonic() + DAEMON_S
+    while not _answers(engine):
+        assert daemon.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < end, log.read_text()[-2000:]
+        time.sleep(0.2)  # dockerd announces nothing but its socket, which is there before it answers
+
+
+def _answers(engine: Engine) -> bool:
+    try:
+        engine.run("version")
+    except ImageError:
+        return False
+    return True
 
 
 def _fleet(**group: object) -> Fleet:
@@ -95,3 +155,10 @@ def _rate_bit_per_s(docker: Docker, image: str, interface: str) -> int:
     (options,) = [each["options"] for each in told if each["dev"] == interface and each["kind"] in {"tbf", "netem"}]
     rate = options["rate"]
     return 8 * int(rate["rate"] if isinstance(rate, dict) else rate)
+
+
+@pytest.mark.root
+@pytest.mark.tools("docker", "dockerd", "iptables", "mmdebstrap")
+def test_limits_of_a_docker_container_hold(docker: Docker, tmp_path: Path) -> None:
+    image = build_image(docker.engine, device_root(host_architecture()))
+    check_confinement(tmp_path, ["docker", "run"], image)

@@ -10,21 +10,19 @@ from typing import Any
 import pytest
 
 from firmware_profiles.load import load_profile
-from tests.trainer.emulate.conftest import Docker
+from tests.trainer.emulate.confinement import check_confinement
 from trainer.data import load_dataset
 from trainer.demo.processes import Child, Processes, lines, start_broker
 from trainer.demo.settings import find_program
 from trainer.emulate.backend import BackendError, Limits, Order
 from trainer.emulate.cgroups import ROOT
 from trainer.emulate.container import (
-    CONFINED,
     PODMAN,
     QEMU,
     REMOVERS,
     ContainerBackend,
     Kind,
     exit_code,
-    limited,
     podman_run,
 )
 from trainer.emulate.fleet import UNSHAPED
@@ -35,13 +33,8 @@ from trainer.partition import parse_split
 from trainer.shards import ShardFile, deal, write_shards
 
 NATIVE, ARM = Kind(arch="native", runtime=None), Kind(arch="arm64", runtime=None)
+PREFIX = "potstill-test-c"
 PROGRAM, _ = find_program(None, load_dataset("digits"))
-BUSY = (
-    "import time; begin, cpu = time.monotonic(), time.process_time()\n"
-    "while time.monotonic() < begin + 3: pass\n"
-    "print((time.process_time() - cpu) / (time.monotonic() - begin))"
-)
-HUNGRY = "held = [bytearray(b'x' * 2**20) for _ in range(400)]; print('held all of it')"
 
 
 def test_an_exit_code_names_the_signal_as_a_process_does() -> None:
@@ -77,29 +70,6 @@ def own_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         subprocess.run(["podman", "system", "reset", "--force"], check=True, capture_output=True, timeout=120)
 
 
-def _check_confinement(folder: Path, run: list[str], image: str) -> None:
-    """`run`: of the engine, up to its options."""
-
-    def in_container(limits: Limits, code: str) -> subprocess.CompletedProcess[str]:
-        words = [*run, "--rm", "--network=none", *CONFINED, *limited(limits), "--entrypoint=/usr/bin/python3"]
-        words += [image, "-c", code]
-        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, cwd=folder)
-
-    busy = in_container(Limits(cpus=0.3, memory_mib=128), BUSY)
-    assert busy.returncode == 0, busy.stderr
-    share = float(busy.stdout)
-    # A loaded machine gives less than the quota; the burst of the first period may give a little more.
-    assert 0.05 < share < 0.36, f"asked for 0.3 of a processor, got {share}"
-    hungry = in_container(Limits(cpus=1, memory_mib=128), HUNGRY)
-    assert hungry.returncode == 137, (hungry.stdout, hungry.stderr)
-    assert "held" not in hungry.stdout
-    fed = in_container(Limits(cpus=1, memory_mib=640), HUNGRY)
-    assert "held all of it" in fed.stdout, fed.stderr
-    confined = in_container(Limits(cpus=1, memory_mib=128), "import os; print(os.getuid()); open('/etc/x', 'w')")
-    assert confined.stdout == "1000\n"
-    assert "Read-only file system" in confined.stderr
-
-
 @pytest.mark.root
 @pytest.mark.usefixtures("own_storage")
 @pytest.mark.tools("podman", "mmdebstrap")
@@ -108,14 +78,7 @@ def test_limits_of_a_podman_container_hold(tmp_path: Path) -> None:
     image = build_image(PODMAN, root)
     assert image == reference(root)
     assert PODMAN.has(image)
-    _check_confinement(tmp_path, podman_run(), image)
-
-
-@pytest.mark.root
-@pytest.mark.tools("docker", "dockerd", "iptables", "mmdebstrap")
-def test_limits_of_a_docker_container_hold(docker: Docker, tmp_path: Path) -> None:
-    image = build_image(docker.engine, device_root(host_architecture()))
-    _check_confinement(tmp_path, ["docker", "run"], image)
+    check_confinement(tmp_path, podman_run(), image)
 
 
 def _shards(folder: Path) -> list[ShardFile]:
@@ -175,7 +138,7 @@ def test_arm_code_learns_in_a_container_what_x86_learns_in_a_process(tmp_path: P
     with Processes() as processes, Leftovers.of_new_run(dict(REMOVERS)) as leftovers:
         _, url = start_broker(processes, tmp_path / "broker.log")
         there = tmp_path / "there"
-        backend = ContainerBackend("potstill-test", leftovers, {NATIVE, ARM})
+        backend = ContainerBackend(PREFIX, leftovers, {NATIVE, ARM})
         try:
             assert "qemu-user" in backend.prepare().instruction_set
             orders = [_order(there, shard, url, kind) for shard, kind in zip(shards, (NATIVE, ARM), strict=True)]
@@ -201,7 +164,7 @@ def test_arm_code_learns_in_a_container_what_x86_learns_in_a_process(tmp_path: P
         # One of 100 test samples may fall on the other side of a tie.
         assert report["accuracy"] == pytest.approx(expected[key]["accuracy"], abs=0.01), key
         assert report["payload_up"] == expected[key]["payload_up"], key
-    assert not list(ROOT.glob("*/potstill-*"))
+    assert not [*ROOT.glob(f"{PREFIX}-*"), *ROOT.glob(f"*/{PREFIX}-*")]
     assert not PODMAN.run("ps", "--all", "--quiet").strip()
 
 
@@ -211,7 +174,7 @@ def test_arm_code_learns_in_a_container_what_x86_learns_in_a_process(tmp_path: P
 def test_a_device_with_too_little_memory_is_killed_and_it_shows(tmp_path: Path) -> None:
     shards = _shards(tmp_path / "shards")
     with Leftovers.of_new_run(dict(REMOVERS)) as leftovers:
-        backend = ContainerBackend("potstill-test", leftovers, {NATIVE})
+        backend = ContainerBackend(PREFIX, leftovers, {NATIVE})
         try:
             backend.prepare()
             starved = backend.start(_order(tmp_path, shards[0], "mqtt://127.0.0.1:9", NATIVE, memory_mib=24))
