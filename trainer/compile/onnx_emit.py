@@ -73,6 +73,20 @@ class Emitter:
     def reshape(self, value: str, shape: Sequence[int], out: str | None = None) -> str:
         return self.op("Reshape", value, self.ints(*shape), out=out)
 
+    def reshaped(self, name: str) -> str:
+        """What the tensor is a reshape of, or itself."""
+        producer = self.producers.get(name)
+        return producer.inputs[0] if producer is not None and producer.op == "reshape" else name
+
+    def needed(self) -> tuple[list[NodeProto], list[TensorProto]]:
+        """The nodes and constants without those whose result nobody reads."""
+        read, nodes = set(self.graph.outputs), []
+        for node in reversed(self.nodes):
+            if read.intersection(node.output):
+                read.update(node.input)
+                nodes.append(node)
+        return nodes[::-1], [constant for constant in self.constants if constant.name in read]
+
     def once(self, key: tuple[Any, ...], value: Any = None) -> Any:
         """What was stored under the key, or None; with a value: store it."""
         if value is not None:
@@ -118,12 +132,27 @@ class Emitter:
         return turned if len(shape) == 2 else self.reshape(turned, (shape[1], -1))
 
 
-class Rows:
-    """An image tensor as rows of B numbers, from which `Gather` picks: (C, H, W) pixels, then a row of zeros.
+def gathered(
+    e: Emitter, rows: str, channel: NDArray[np.int64], line: NDArray[np.int64], column: NDArray[np.int64],
+    *, last: int | None,
+) -> str:  # fmt: skip
+    """Of rows of B numbers those numbered channel (C,) + line (h, H') + column (w, W') -> (C h w, H' W' B).
 
-    A row's number is the sum of three terms, one each for channel, line and column, so that a table of indices
+    `last` is the row of zeros, if any: larger numbers mean it too. Written as a sum of three terms a table of indices
     costs a few hundred bytes in the file; onnxruntime folds the sum to a constant when it loads the model.
     """
+    (h, height), (w, width) = line.shape, column.shape
+    terms = (channel.reshape(-1, 1, 1, 1, 1) + line.reshape(1, h, 1, height, 1), column.reshape(1, 1, w, 1, width))
+    index = e.op("Add", *(e.constant(term.astype(np.int32)) for term in terms))
+    if last is not None:
+        index = e.op("Min", index, e.constant(np.asarray(last, np.int32)))
+    count = len(channel) * h * w
+    picked = e.op("Gather", rows, e.reshape(index, (count, height * width)), axis=0)  # (C h w, H' W', B)
+    return e.reshape(picked, (count, -1))
+
+
+class Rows:
+    """An image tensor as rows of B numbers, from which `Gather` picks: (C, H, W) pixels, then a row of zeros."""
 
     def __init__(self, emitter: Emitter, name: str, window: Window) -> None:
         self.e = emitter
@@ -150,15 +179,7 @@ class Rows:
         channel = np.arange(self.C) * self.lines * self.columns
         a, b = self.line(lines), self.column(columns)
         outside = bool((a == self.count).any() or (b == self.count).any())
-        h, rows = a.shape
-        w, cols = b.shape
-        terms = (channel.reshape(-1, 1, 1, 1, 1) + a.reshape(1, h, 1, rows, 1), b.reshape(1, 1, w, 1, cols))
-        index = self.e.op("Add", *(self.e.constant(term.astype(np.int32)) for term in terms))
-        if outside:
-            index = self.e.op("Min", index, self.e.constant(np.asarray(self.count, np.int32)))
-        index = self.e.reshape(index, (self.C * h * w, rows * cols))
-        picked = self.e.op("Gather", self._pixels(outside), index, axis=0)  # (K, N, B)
-        return self.e.reshape(picked, (self.C * h * w, -1))
+        return gathered(self.e, self._pixels(outside), channel, a, b, last=self.count if outside else None)
 
     def split(self, window: Window) -> list[str]:
         """One tensor (C, H/h W/w B) for each place of the window; what no window covers is left out."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.runtime.graph import Graph, Node
-from trainer.compile.onnx_emit import WHOLE, Emitter, Rows, Window
+from trainer.compile.onnx_emit import WHOLE, Emitter, Rows, Window, gathered
 
 STEP_SLOPE = 3e38
 """HardSigmoid(slope, 0) is min(max(slope x, 0), 1): 1 for every x > 0 down to 3e-39, one vectorised node where
@@ -59,11 +59,8 @@ def conv2d(e: Emitter, node: Node) -> None:
     e.put(node.output, window, _conv2d(e, node, x, w, window))
     if not bias:
         return
-    if _only_pooled(e, node.output):
-        e.once(("bias", node.output), _column(e, bias[0]))
-    else:
-        values = [e.op("Add", y, _column(e, bias[0])) for y in e.batch_last(node.output, window)]
-        e.put(node.output, window, values)
+    values = [e.op("Add", y, _column(e, bias[0])) for y in e.batch_last(node.output, window)]
+    e.put(node.output, window, values)
 
 
 def _conv2d(e: Emitter, node: Node, x: str, w: str, window: Window) -> list[str]:
@@ -94,13 +91,15 @@ def conv2d_dx(e: Emitter, node: Node) -> None:
     g, w = node.inputs
     _, C, h, width = e.shape(w)
     py, px = _pair(node, "padding")
-    turned = e.op("Transpose", e.plain(w), perm=[1, 0, 2, 3])  # (O, C, h, w) -> (C, O, h, w)
-    if _dilated(node) and py < h and px < width and not _folds(e, node):
-        flipped = e.op("Slice", turned, e.ints(-1, -1), e.ints(-h - 1, -width - 1), e.ints(2, 3), e.ints(-1, -1))
-        value = _dilated_conv(e, node, g, kernel=flipped, size=(h, width), padding=(h - 1 - py, width - 1 - px))
-    else:
+    if _folds(e, node) or (_dilated(node) and (py >= h or px >= width)):
+        turned = e.op("Transpose", e.plain(w), perm=[1, 0, 2, 3])  # (O, C, h, w) -> (C, O, h, w)
         folded = _fold(e, node, g, (h, width), e.shape(node.output))
         value = e.op("MatMul", e.reshape(turned, (C, -1)), folded)  # (C, O h w) x (O h w, N)
+    elif _dilated(node):
+        padding = (h - 1 - py, width - 1 - px)
+        value = _dilated_conv(e, node, g, kernel=_turned_round(e, w), size=(h, width), padding=padding)
+    else:
+        value = _added_shares(e, node)
     e.put(node.output, WHOLE, [value])
 
 
@@ -111,9 +110,7 @@ def max_pool2d(e: Emitter, node: Node) -> None:
     for part in parts[1:]:
         running.append(e.op("Max", running[-1], part))
     e.once(("running", x, _pair(node, "size")), running)
-    bias = e.once(("bias", x))
-    value = running[-1] if bias is None else e.op("Add", running[-1], bias)
-    e.put(node.output, WHOLE, [value])
+    e.put(node.output, WHOLE, running[-1:])
 
 
 def max_pool2d_grad(e: Emitter, node: Node) -> None:
@@ -140,10 +137,7 @@ def step(e: Emitter, x: str) -> str:
 
 
 def channel_sum(e: Emitter, name: str) -> str:
-    """Sum over batch, lines and columns: (C, 1). A pooling gradient adds up to the gradient it was shared from."""
-    producer = e.producers.get(name)
-    if producer is not None and producer.op == "max_pool2d_grad":
-        name = producer.inputs[0]
+    """Sum over batch, lines and columns: (C, 1)."""
     parts = e.batch_last(name, e.home(name))
     sums = [e.op("ReduceSum", part, e.ints(1), keepdims=1) for part in parts]
     return sums[0] if len(sums) == 1 else e.op("Sum", *sums)
@@ -181,16 +175,6 @@ def _folds(e: Emitter, node: Node) -> bool:
 def _dilated(node: Node) -> bool:
     """Whether a Conv node on one wide image computes it. Bringing the places of a window together costs less."""
     return _pair(node, "stride") == (1, 1)
-
-
-def _only_pooled(e: Emitter, name: str) -> bool:
-    """Whether nobody but one pooling and its gradient reads the tensor: a bias may then be added behind the maximum."""
-    users = [node.op for node in e.graph.nodes if name in node.inputs]
-    return (
-        name not in e.graph.outputs
-        and users.count("max_pool2d") == 1
-        and set(users) <= {"max_pool2d", "max_pool2d_grad"}
-    )
 
 
 # ---------------------------------------------------------------- parts
@@ -244,6 +228,49 @@ def _fold(e: Emitter, node: Node, g: str, kernel: tuple[int, int], image: tuple[
         known = Rows(e, g, e.home(g)).gather(lines, columns)
         e.once(key, known)
     return known
+
+
+def _turned_round(e: Emitter, w: str) -> str:
+    """(O, C, h, w) -> (C, O, h, w), the last tap first: a product, for a Slice with steps of -1 takes twice as long."""
+    _, C, h, width = e.shape(w)
+    taps = e.reshape(e.op("Transpose", e.plain(w), perm=[1, 0, 2, 3]), (-1, h * width))
+    last_first = e.constant(np.eye(h * width, dtype=np.float32)[::-1])
+    return e.reshape(e.op("MatMul", taps, last_first), (C, -1, h, width))
+
+
+def _added_shares(e: Emitter, node: Node) -> str:
+    """Input gradient (C, H W B) of strides: what each output gives each of its taps, then each pixel's shares added.
+
+    fold(g) would be zeros for the most part: a pixel has h w / (strides) shares and not h w.
+    """
+    g, w = node.inputs
+    B, C, H, W = e.shape(node.output)
+    O, _, h, width = e.shape(w)  # noqa: E741
+    *_, rows, columns = e.shape(g)
+    count = C * h * width * rows * columns  # shares; the next row is zeros
+    kernel = e.op("Concat", _matrix(e, w), e.constant(np.zeros((O, 1), np.float32)), axis=1)
+    given = e.op("Gemm", kernel, e.batch_last(g)[0], transA=1)  # (O, K + 1)^T x (O, N) -> (K + 1, N)
+    stride, padding = _pair(node, "stride"), _pair(node, "padding")
+    line = _share_terms(H, rows, h, stride[0], padding[0], steps=(width * rows * columns, columns), zero=count)
+    column = _share_terms(W, columns, width, stride[1], padding[1], steps=(rows * columns, 1), zero=count)
+    channel = np.arange(C) * (count // C)
+    shares = gathered(e, e.reshape(given, (-1, B)), channel, line, column, last=count)
+    each = e.reshape(shares, (C, len(line) * len(column), -1))
+    ones = e.constant(
+        np.ones((1, len(line) * len(column)), np.float32)
+    )  # a product: ReduceSum takes five times as long
+    return e.reshape(e.op("MatMul", ones, each), (C, -1))
+
+
+def _share_terms(
+    pixels: int, outputs: int, taps: int, stride: int, padding: int, *, steps: tuple[int, int], zero: int
+) -> NDArray[np.int64]:
+    """(shares, pixels): tap and output of each share a pixel gets, as terms of its row; `zero` where there is none."""
+    place = np.arange(pixels)[None] + padding
+    tap = place % stride + np.arange(0, taps, stride)[:, None]
+    output = (place - tap) // stride
+    exists = (tap < taps) & (output >= 0) & (output < outputs)
+    return np.where(exists, tap * steps[0] + output * steps[1], zero)
 
 
 def _seen_by(kernel: int, pixels: int, stride: int, padding: int) -> NDArray[np.int64]:

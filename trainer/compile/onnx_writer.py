@@ -7,7 +7,6 @@ and pooling are in `trainer.compile.onnx_images`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,7 +26,6 @@ Write: TypeAlias = Callable[[Emitter, Node], None]
 
 def write_onnx(graph: Graph) -> bytes:
     """The same graph gives the same bytes. Raises ValueError on an op that the op table does not know."""
-    graph = relu_behind_pooling(graph)
     e = Emitter(graph, plan_layouts(graph))
     for node in graph.nodes:
         if node.op not in _WRITERS:
@@ -36,13 +34,14 @@ def write_onnx(graph: Graph) -> bytes:
     for name in graph.outputs:
         if e.plain(name) != name or name in graph.inputs:
             raise ValueError(f"output {name!r} must be a node's own result")
+    nodes, constants = e.needed()
     model = helper.make_model(
         helper.make_graph(
-            e.nodes,
+            nodes,
             "step",
             [_value(graph, name) for name in graph.inputs],
             [_value(graph, name) for name in graph.outputs],
-            e.constants,
+            constants,
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
@@ -56,57 +55,7 @@ def _value(graph: Graph, name: str) -> TensorProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(graph.shapes[name]))
 
 
-# ---------------------------------------------------------------- before writing: order and layouts
-
-
-def relu_behind_pooling(graph: Graph) -> Graph:
-    """relu, then max_pool2d -> max_pool2d, then relu: the same numbers, on tensors smaller by the window.
-
-    Backward, g reaches no window whose maximum is not positive, and where it is, x and relu(x) have their maximum at
-    the same place.
-    """
-    for node in graph.nodes:
-        if node.op == "relu":
-            graph = _swapped(graph, node)
-    return graph
-
-
-def _swapped(graph: Graph, relu: Node) -> Graph:
-    users = [node for node in graph.nodes if relu.output in node.inputs]
-    by_op = {node.op: node for node in users}
-    if len(users) != len(by_op) or relu.output in graph.outputs:
-        return graph
-    if set(by_op) == {"max_pool2d"}:
-        pool, backward, mask = by_op["max_pool2d"], None, None
-    elif set(by_op) == {"max_pool2d", "max_pool2d_grad", "relu_grad"}:
-        pool, backward, mask = by_op["max_pool2d"], by_op["max_pool2d_grad"], by_op["relu_grad"]
-        readers = [node.output for node in graph.nodes if backward.output in node.inputs]
-        if (
-            mask.inputs != (backward.output, relu.output)
-            or readers != [mask.output]
-            or backward.output in graph.outputs
-        ):
-            return graph
-    else:
-        return graph
-    (z,) = relu.inputs
-    pooled, masked = f"{pool.output}/before_relu", f"{pool.output}/masked"
-    shapes = {**graph.shapes, pooled: graph.shapes[pool.output], masked: graph.shapes[pool.output]}
-    instead: dict[str, tuple[Node, ...]] = {
-        relu.output: (),
-        pool.output: (
-            replace(pool, inputs=(z,), output=pooled),
-            replace(relu, inputs=(pooled,), output=pool.output),
-        ),
-    }
-    if backward is not None and mask is not None:
-        instead[backward.output] = ()
-        instead[mask.output] = (
-            replace(mask, inputs=(backward.inputs[0], pool.output), output=masked),
-            replace(backward, inputs=(masked, z, pooled), output=mask.output),
-        )
-    nodes = tuple(new for node in graph.nodes for new in instead.get(node.output, (node,)))
-    return replace(graph, nodes=nodes, shapes=shapes)
+# ---------------------------------------------------------------- before writing: layouts
 
 
 def plan_layouts(graph: Graph) -> dict[str, Window]:
@@ -215,7 +164,7 @@ def _operand(e: Emitter, name: str, full: Shape, window: Window) -> tuple[str, .
     if e.shape(name) == full:
         return e.batch_last(name, window)
     if _per_channel(e.shape(name), full):
-        return (e.reshape(e.plain(name), (-1, 1)),) * places
+        return (e.reshape(e.plain(e.reshaped(name)), (-1, 1)),) * places
     return (e.reshape(e.plain(name), ()),) * places
 
 

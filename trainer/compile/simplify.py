@@ -28,6 +28,8 @@ class _View:
     constants: dict[str, FloatArray]
     makers: dict[str, Node]
     uses: Counter[str]
+    readers: dict[str, set[str]]
+    """The ops that read a tensor."""
 
     def maker(self, name: str, *ops: str) -> Node | None:
         """The node that yields `name`, if it is one of `ops`."""
@@ -200,6 +202,64 @@ def _softmax(node: Node, view: _View) -> Node | None:
     return None if inner is None else Node(op="softmax", inputs=inner.inputs, output=node.output)
 
 
+def _pool_before_relu(node: Node, view: _View) -> tuple[Node, Node] | None:
+    """max_pool2d(relu(x)) = relu(max_pool2d(x)), on a tensor smaller by the window."""
+    inner = view.maker(node.inputs[0], "relu") if node.op == "max_pool2d" else None
+    if inner is None:
+        return None
+    pool = replace(node, inputs=inner.inputs, output=f"{node.output}/pooled")
+    return pool, replace(inner, inputs=(pool.output,), output=node.output)
+
+
+def _mask_before_pool_gradient(node: Node, view: _View) -> tuple[Node, Node] | None:
+    """relu_grad(max_pool2d_grad(g, x, y), x): mask g by the maximum y, which is positive where it lies in x."""
+    inner = view.sole(node.inputs[0], "max_pool2d_grad") if node.op == "relu_grad" else None
+    if inner is None or inner.inputs[1] != node.inputs[1]:
+        return None
+    g, x, y = inner.inputs
+    mask = Node(op="relu_grad", inputs=(g, y), output=f"{node.output}/masked")
+    return mask, replace(inner, inputs=(mask.output, x, y), output=node.output)
+
+
+def _pool_gradient_of_relu(node: Node, view: _View) -> Node | None:
+    """max_pool2d_grad(g, relu(x), relu(y)), g masked by relu(y): of x and y, whose positive maxima are the same."""
+    if node.op != "max_pool2d_grad":
+        return None
+    g, x, y = node.inputs
+    mask, image, largest = view.maker(g, "relu_grad"), view.maker(x, "relu"), view.maker(y, "relu")
+    if mask is None or image is None or largest is None or mask.inputs[1] != y:
+        return None
+    return replace(node, inputs=(g, *image.inputs, *largest.inputs))
+
+
+def _sum_of_pool_gradient(node: Node, view: _View) -> Node | None:
+    """A sum over lines and columns: a pooling gradient adds up to the gradient it was shared from."""
+    inner = view.maker(node.inputs[0], "max_pool2d_grad") if node.op == "sum" else None
+    if inner is None or not {2, 3} <= set(node.attributes["axes"]):
+        return None
+    return replace(node, inputs=inner.inputs[:1])
+
+
+def _bias_behind_pool(node: Node, view: _View) -> tuple[Node, ...] | None:
+    """max_pool2d(conv2d(x, w, b)) = max_pool2d(conv2d(x, w)) + b, and its gradient, where nobody else reads it."""
+    if node.op not in _POOLING:
+        return None
+    place = 0 if node.op == "max_pool2d" else 1
+    conv = view.maker(node.inputs[place], "conv2d")
+    if conv is None or len(conv.inputs) < 3 or not view.readers.get(conv.output, set()) <= _POOLING:
+        return None
+    *arguments, bias = conv.inputs
+    bare = replace(conv, inputs=tuple(arguments), output=f"{node.output}/bare")
+    pool = Node(op="max_pool2d", inputs=(bare.output,), output=f"{node.output}/pooled", attributes=node.attributes)
+    if node.op == "max_pool2d_grad":
+        return bare, pool, replace(node, inputs=(node.inputs[0], bare.output, pool.output))
+    shape = [1, *view.shapes[bias], 1, 1]
+    column = Node(op="reshape", inputs=(bias,), output=f"{node.output}/bias", attributes={"shape": shape})
+    return bare, pool, column, Node(op="add", inputs=(pool.output, column.output), output=node.output)
+
+
+_POOLING = frozenset({"max_pool2d", "max_pool2d_grad"})
+
 _RULES: tuple[Rule, ...] = (
     _skip_identity,
     _join_shape_ops,
@@ -210,6 +270,11 @@ _RULES: tuple[Rule, ...] = (
     _transpose_of_product,
     _gemm,
     _softmax,
+    _pool_before_relu,
+    _mask_before_pool_gradient,
+    _pool_gradient_of_relu,
+    _sum_of_pool_gradient,
+    _bias_behind_pool,
 )
 
 # ---------------------------------------------------------------- passes
@@ -219,7 +284,11 @@ def _rewrite(graph: Graph) -> Graph:
     """One application of the rules to each node. A graph's outputs keep their names: they are never skipped."""
     uses = Counter(name for node in graph.nodes for name in node.inputs)
     uses.update(graph.outputs)
-    view = _View(dict(graph.shapes), graph.constants, {node.output: node for node in graph.nodes}, uses)
+    readers = {name: {"output"} for name in graph.outputs}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, set()).add(node.op)
+    view = _View(dict(graph.shapes), graph.constants, {node.output: node for node in graph.nodes}, uses, readers)
     same: dict[str, str] = {}
     nodes: list[Node] = []
     for original in graph.nodes:

@@ -49,6 +49,20 @@ class Patches(nn.Module):
         return y
 
 
+class PooledAndNot(nn.Module):
+    """A convolution that is pooled and read by something else besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 3, 3)
+        self.last = nn.Linear(15, L)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        y: Tensor = self.last(torch.cat((torch.max_pool2d(h, 2).flatten(1), h.mean((2, 3))), 1))
+        return y
+
+
 def image_net(*layers: nn.Module, features: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, L))
 
@@ -64,6 +78,9 @@ def cases() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
         "average pool": (image_net(nn.Conv2d(2, 3, 3), nn.AvgPool2d(2), features=12), (2, 7, 6)),
         "average pool 1-D": (image_net(nn.Conv1d(2, 3, 3), nn.AvgPool1d(2), features=9), (2, 9)),
         "adaptive average": (image_net(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), features=3), (2, 7, 6)),
+        "pooled": (image_net(nn.Conv2d(2, 3, 3), nn.MaxPool2d(2), nn.Conv2d(3, 4, (1, 2)), features=8), (2, 7, 6)),
+        "relu and pooled": (image_net(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2), features=12), (2, 7, 6)),
+        "pooled and not": (PooledAndNot(), (2, 6, 6)),
         "no bias": (image_net(nn.Conv2d(2, 3, (3, 2), bias=False), nn.MaxPool2d(2), features=12), (2, 7, 6)),
         "three convolutions": (
             image_net(
@@ -114,6 +131,30 @@ def test_the_convolutional_step_has_no_gradient_on_its_input() -> None:
     counted = ops(train)
     assert (counted["conv2d"], counted["conv2d_dx"], counted["conv2d_dw"]) == (2, 1, 2)
     assert sum(p.numel() for p in module.parameters()) == 12_544
+
+
+def order(graph: Graph, *kinds: str) -> list[str]:
+    return [node.op for node in graph.nodes if node.op in kinds]
+
+
+def test_what_can_be_done_behind_a_pooling_is() -> None:
+    """On a tensor smaller by the window: bias, relu, relu's mask, the bias's gradient."""
+    module, shape = cases()["relu and pooled"]
+    train, predict = lower(module, input_shape=shape, labels=L, batch=B, optimiser="sgd")
+    assert order(predict, "conv2d", "max_pool2d", "add", "relu") == ["conv2d", "max_pool2d", "add", "relu"]
+    assert order(train, "relu_grad", "max_pool2d_grad") == ["relu_grad", "max_pool2d_grad"]
+    large = [node.op for node in train.nodes if train.shapes[node.output] == (B, 3, 5, 4)]
+    assert large == ["conv2d", "max_pool2d_grad"]
+    summed = [train.shapes[node.inputs[0]] for node in train.nodes if node.op == "sum"]
+    assert (B, 3, 2, 2) in summed
+
+
+def test_a_bias_that_another_reader_wants_stays_before_the_pooling() -> None:
+    module, shape = cases()["pooled and not"]
+    train, _ = lower(module, input_shape=shape, labels=L, batch=B, optimiser="sgd")
+    counted = ops(train)
+    assert (counted["conv2d"], counted["max_pool2d"]) == (1, 1)
+    assert next(len(node.inputs) for node in train.nodes if node.op == "conv2d") == 3
 
 
 def test_reshapes_of_1d_convolutions_meet_and_cancel() -> None:

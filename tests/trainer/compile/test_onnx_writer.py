@@ -17,7 +17,7 @@ import onnxruntime as ort
 from edge.runtime.check import OPS, infer
 from edge.runtime.graph import FloatArray, Graph, Node, Shape
 from edge.runtime.numpy_ import Executable
-from trainer.compile.onnx_writer import IR_VERSION, OPSET, plan_layouts, relu_behind_pooling, write_onnx
+from trainer.compile.onnx_writer import IR_VERSION, OPSET, plan_layouts, write_onnx
 
 TOLERANCE = 2e-6
 """Of one op on values near 1 in float32, relative to the largest result; a few hundred products included."""
@@ -242,15 +242,6 @@ NETWORKS = [
 @pytest.mark.parametrize("settings", NETWORKS, ids=str)
 def test_a_whole_network_with_its_gradients(settings: dict[str, Any]) -> None:
     assert_agrees(network(**settings))
-
-
-def test_relu_goes_behind_the_pooling() -> None:
-    moved = relu_behind_pooling(network("relu"))
-    ops = [node.op for node in moved.nodes]
-    assert ops.index("max_pool2d") < ops.index("relu")
-    assert len(ops) == len(network("relu").nodes)
-    kept = network("relu", keep=True)  # the relu's own result is asked for
-    assert relu_behind_pooling(kept) == kept
 
 
 def test_a_tensor_that_is_pooled_is_computed_in_the_places_of_its_window() -> None:
