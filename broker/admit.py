@@ -10,13 +10,12 @@ from __future__ import annotations
 from typing import TypeVar
 
 from broker.settings import RunSettings
-from edge.wire.codec import (
+from edge.wire.codec import FrameError, Reason, decode
+from edge.wire.labels import read_votes, votes_bytes
+from edge.wire.limits import (
     METER_LIMIT,
     SMALL_LIMIT,
-    FrameError,
-    Reason,
     birth_limit,
-    decode,
     label_upload_limit,
     memory_limit,
     pairs_limit,
@@ -24,7 +23,6 @@ from edge.wire.codec import (
     seed_upload_limit,
     upload_limit,
 )
-from edge.wire.labels import read_votes, votes_bytes
 from edge.wire.messages import (
     AnyUpload,
     Birth,

@@ -45,7 +45,8 @@ from edge.session import Action, Event, Session
 from edge.store import Snapshot, WorkFolder
 from edge.train import DivergedError
 from edge.wire import topics
-from edge.wire.codec import FrameError, Reason, decode, encode, plan_limit
+from edge.wire.codec import FrameError, Reason, decode, encode
+from edge.wire.limits import plan_limit
 from edge.wire.messages import (
     Birth,
     Command,

@@ -17,8 +17,9 @@ from edge.runtime.protocol import Runtime
 from edge.session import Train
 from edge.shard import Pool, Shard, load_pool, load_shard
 from edge.train import Result, Task, accuracy, train
-from edge.wire.codec import FrameError, Reason, parameters_limit
+from edge.wire.codec import FrameError, Reason
 from edge.wire.labels import read_votes
+from edge.wire.limits import parameters_limit
 from edge.wire.manifest import POOL_FILE
 from edge.wire.messages import Opening, Parameters, Plan, UintArray
 from edge.wire.options import ShareOptions

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge.wire.codec import MOST_MEMORY
+from edge.wire.limits import MOST_MEMORY
 from edge.wire.messages import MemoryUpload, PairsUpload
 from edge.wire.proxy import MOST_ENTRIES, Grid, Pairs, ProxyMemory, code_memory
 

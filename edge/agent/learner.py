@@ -23,7 +23,8 @@ from edge.runtime.program import Program, ProgramRefused, load_program
 from edge.runtime.protocol import FloatArray, Runtime
 from edge.session import Train
 from edge.train import DivergedError, Result
-from edge.wire.codec import FrameError, Reason, memory_limit, pairs_limit, parameters_limit
+from edge.wire.codec import FrameError, Reason
+from edge.wire.limits import memory_limit, pairs_limit, parameters_limit
 from edge.wire.manifest import LOSSES
 from edge.wire.messages import (
     AnyUpload,

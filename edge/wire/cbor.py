@@ -22,13 +22,18 @@ MAX_ITEMS = 23
 
 _UNSIGNED, _BYTES, _TEXT, _ARRAY, _TAG, _SIMPLE = 0, 2, 3, 4, 6, 7
 _NULL = 0xF6
-_ARGUMENTS = {24: (">B", 24), 25: (">H", 2**8), 26: (">I", 2**16), 27: (">Q", 2**32)}
-"""Low five bits of a head -> form of the argument that follows, and the smallest argument that needs this form."""
-_READERS = {
-    info: (struct.Struct(form).unpack_from, 1 + struct.calcsize(form), least)
-    for info, (form, least) in _ARGUMENTS.items()
+_SMALL = 24
+"""An argument below this stands in the head itself."""
+_FORMS = {
+    24: (_SMALL, 2**8, struct.Struct(">BB")),
+    25: (2**8, 2**16, struct.Struct(">BH")),
+    26: (2**16, 2**32, struct.Struct(">BI")),
+    27: (2**32, 2**64, struct.Struct(">BQ")),
 }
-_F16, _F32 = struct.Struct(">e"), struct.Struct(">f")
+"""Low five bits of a head -> the least argument that needs this form, the least that is too much for it, the bytes of
+the head with its argument."""
+_FLOATS = {0xF9: struct.Struct(">Be"), 0xFA: struct.Struct(">Bf")}
+"""Head -> the head with its float, the shorter first."""
 
 
 class Typed(NamedTuple):
@@ -64,7 +69,7 @@ def _read(data: bytes) -> list[Item]:
     items: list[Item] = []
     for _ in range(first & 31):
         head = data[at]
-        if head < 24:  # the commonest item, a small number, without a call
+        if head < _SMALL:  # the commonest item, a small number, without a call
             items.append(head)
             at += 1
         else:
@@ -79,11 +84,11 @@ def _item(data: bytes, at: int) -> tuple[Item, int]:
     major = data[at] >> 5
     if major == _SIMPLE:
         return _simple(data, at)
-    argument, at = _head(data, at)
-    if major == _UNSIGNED:
-        return argument, at
+    argument, at = _argument(data, at)
     if major == _BYTES:
         return _string(data, at, argument)
+    if major == _UNSIGNED:
+        return argument, at
     if major == _TEXT:
         text, at = _string(data, at, argument)
         return _decode_text(text), at
@@ -92,18 +97,18 @@ def _item(data: bytes, at: int) -> tuple[Item, int]:
     raise CborError("an item is a number, null, a string or a typed array: nothing nests, nothing is negative")
 
 
-def _head(data: bytes, at: int) -> tuple[int, int]:
-    """-> argument, offset after the head."""
+def _argument(data: bytes, at: int) -> tuple[int, int]:
+    """-> the argument of the head at `at`, offset after it."""
     info = data[at] & 31
-    if info < 24:
+    if info < _SMALL:
         return info, at + 1
-    if info not in _READERS:
+    if info not in _FORMS:
         raise CborError("reserved or indefinite length")
-    unpack, size, least = _READERS[info]
-    argument: int = unpack(data, at + 1)[0]
+    least, _, form = _FORMS[info]
+    _, argument = form.unpack_from(data, at)
     if argument < least:
         raise CborError("a number or length is written in its shortest form")
-    return argument, at + size
+    return argument, at + form.size
 
 
 def _string(data: bytes, at: int, length: int) -> tuple[bytes, int]:
@@ -125,7 +130,7 @@ def _typed(data: bytes, at: int, tag: int) -> tuple[Typed, int]:
         raise CborError(f"tag {tag}: a frame uses {', '.join(map(str, TAGS))} only")
     if data[at] >> 5 != _BYTES:
         raise CborError("a typed array is a byte string")
-    length, at = _head(data, at)
+    length, at = _argument(data, at)
     content, at = _string(data, at, length)
     return Typed(tag, content), at
 
@@ -134,57 +139,61 @@ def _simple(data: bytes, at: int) -> tuple[float | None, int]:
     head = data[at]
     if head == _NULL:
         return None, at + 1
-    form = {0xF9: _F16, 0xFA: _F32}.get(head)
+    form = _FLOATS.get(head)
     if form is None:
         raise CborError("of the simple values a frame uses null, float16 and float32 only")
-    (value,) = form.unpack_from(data, at + 1)
-    end = at + 1 + form.size
-    if data[at:end] != write_float(value):
+    value: float = form.unpack_from(data, at)[1]
+    end = at + form.size
+    if data[at:end] != _write_float(value):
         raise CborError("a float is written in its shortest form")
-    return float(value), end
+    return value, end
 
 
 # ---------------------------------------------------------------- writing
 
 
 def write(items: list[Item]) -> bytes:
-    """One flat array. The inverse of `read`."""
+    """One flat array. The inverse of `read`. ValueError on a number that no frame can hold."""
     if len(items) > MAX_ITEMS:
         raise ValueError(f"a frame has at most {MAX_ITEMS} items")
-    return bytes([(_ARRAY << 5) + len(items)]) + b"".join(_write_item(item) for item in items)
+    return _write_head(_ARRAY, len(items)) + b"".join([_write_item(item) for item in items])
 
 
 def _write_item(item: Item) -> bytes:
-    if item is None:
-        return bytes([_NULL])
-    if isinstance(item, Typed):
-        return _write_head(_TAG, item.tag) + _write_head(_BYTES, len(item.data)) + item.data
+    if isinstance(item, int):
+        return _write_head(_UNSIGNED, item)
     if isinstance(item, bytes):
         return _write_head(_BYTES, len(item)) + item
+    if isinstance(item, float):
+        return _write_float(item)
+    if isinstance(item, Typed):
+        return _write_head(_TAG, item.tag) + _write_head(_BYTES, len(item.data)) + item.data
     if isinstance(item, str):
         text = item.encode()
         return _write_head(_TEXT, len(text)) + text
-    if isinstance(item, float):
-        return write_float(item)
-    return _write_head(_UNSIGNED, item)
+    assert item is None
+    return bytes([_NULL])
 
 
 def _write_head(major: int, argument: int) -> bytes:
-    if argument < 24:
-        return bytes([(major << 5) + argument])
-    info, form = next((info, form) for info, (form, least) in reversed(_ARGUMENTS.items()) if argument >= least)
-    return bytes([(major << 5) + info]) + struct.pack(form, argument)
+    first = major << 5
+    if argument < _SMALL:
+        return bytes([first + argument])
+    for info, (_, beyond, form) in _FORMS.items():
+        if argument < beyond:
+            return form.pack(first + info, argument)
+    raise ValueError("numbers are uint64")
 
 
-def write_float(value: float) -> bytes:
+def _write_float(value: float) -> bytes:
     """The shorter of float16 and float32 that says exactly this (NaN in two bytes). ValueError where neither does."""
     if math.isnan(value):
         return b"\xf9\x7e\x00"
-    for head, form in ((b"\xf9", _F16), (b"\xfa", _F32)):
+    for head, form in _FLOATS.items():
         try:
-            short = form.pack(value)
+            written = form.pack(head, value)
         except OverflowError:
             continue
-        if form.unpack(short)[0] == value:
-            return head + short
+        if form.unpack(written)[1] == value:
+            return written
     raise ValueError(f"{value} is not a float32: round it before it is written")

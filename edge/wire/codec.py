@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 from edge.wire import cbor
 from edge.wire.cbor import Item, Typed
 from edge.wire.messages import (
-    DIGEST_BYTES,
-    METER_KINDS,
-    STREAM_COUNTS,
     Birth,
     Command,
     Done,
@@ -43,8 +40,8 @@ from edge.wire.messages import (
     SeedUpload,
     Upload,
 )
-from edge.wire.options import MOST_INPUTS
-from edge.wire.proxy import MOST_ENTRIES, Pairs, ProxyMemory
+from edge.wire.options import MOST_OPTIONS
+from edge.wire.proxy import Pairs, ProxyMemory
 from edge.wire.rows import CodedRows, NotFiniteError, code_counts, read_counts
 
 VERSION = 2
@@ -81,8 +78,9 @@ class FrameError(Exception):
 
 def encode(message: Message) -> bytes:
     """The frame of a message."""
-    kind = _NUMBERS[type(message)]
-    return cbor.write([VERSION, kind, *_KINDS[kind].write(message)])
+    number = _NUMBER_OF[type(message)]
+    _, field = _KINDS[number]
+    return cbor.write([VERSION, number, *field.write(message)])
 
 
 def decode(data: bytes, *, limit: int) -> Message:
@@ -93,20 +91,22 @@ def decode(data: bytes, *, limit: int) -> Message:
         items = cbor.read(data)
     except cbor.CborError as problem:
         raise FrameError(Reason.NOT_CBOR, str(problem)) from None
-    kind = _kind(items)
+    field = _field(items)
     try:
-        return kind.read(items)
+        message: Message = field.read(items[2:])
     except NotFiniteError as problem:
         raise FrameError(Reason.NOT_FINITE, str(problem)) from None
     except ValueError as problem:
         raise FrameError(Reason.RANGE, str(problem)) from None
+    return message
 
 
 def _brief(item: Item) -> str:
     return repr(item)[:20]
 
 
-def _kind(items: list[Item]) -> _Kind:
+def _field(items: list[Item]) -> _Field:
+    """How the message in these items is read, when version, kind and number of items are right."""
     if len(items) < 2:
         raise FrameError(Reason.SHAPE, "a frame begins with its version and its kind")
     version, number = items[0], items[1]
@@ -115,83 +115,16 @@ def _kind(items: list[Item]) -> _Kind:
     kind = _KINDS.get(number) if type(number) is int else None
     if kind is None:
         raise FrameError(Reason.KIND, _brief(number))
-    if not kind.items <= len(items) <= kind.items + kind.more:
-        raise FrameError(Reason.SHAPE, f"a {kind.message.__name__} frame has {kind.items} items, not {len(items)}")
-    return kind
+    message, field = kind
+    if not field.items <= len(items) - 2 <= field.items + field.more:
+        raise FrameError(Reason.SHAPE, f"a {message.__name__} frame has {field.items + 2} items, not {len(items)}")
+    return field
 
 
 def _other_version(version: Item) -> FrameError:
     if type(version) is not int:
         return FrameError(Reason.SHAPE, f"a frame begins with its version, not {_brief(version)}")
     return FrameError(Reason.OLDER if version < VERSION else Reason.NEWER, f"{version}; only {VERSION} is read here")
-
-
-# ---------------------------------------------------------------- limits
-
-
-def upload_limit(labels: int, bits: int) -> int:
-    """Bytes of the longest `Upload` frame for L labels: what an aggregator reads at most."""
-    rows = (labels * labels * bits + 7) // 8
-    # 3 for array, version and kind; run 5, round 5, check 3, bits 2; two byte strings, heads of up to 5, one tag of 2
-    return 3 + 5 + 5 + 3 + 2 + (5 + labels) + (2 + 5 + rows)
-
-
-def label_upload_limit(labels: int, bits: int, label_bytes: int) -> int:
-    """Bytes of the longest `LabelUpload` frame for L labels and so many bytes of labels."""
-    return upload_limit(labels, bits) + 5 + label_bytes
-
-
-def seed_upload_limit(labels: int, bits: int, seeds: int, size: int) -> int:
-    """Bytes of the longest `SeedUpload` frame for L labels and N seeds of so many numbers each."""
-    return upload_limit(labels, bits) + 2 * 5 + 2 * (2 + 5 + 4 * seeds) + 5 + seeds * size
-
-
-def memory_limit(cells: int, actions: int, bits: int) -> int:
-    """Bytes of the longest `MemoryUpload` or `FleetMemory` frame for a grid of so many cells and A actions.
-
-    An entry is a gap (a tree of 6 bits, 2 bits with a model, at most 30 without), A - 1 codes and a value; a bit with a
-    model costs at most 7.1 bits, for its probability is never below 15/2048.
-    """
-    modelled = 6 + 2 + (actions - 1) * bits + 8
-    entries = min(cells, MOST_ENTRIES)
-    return 64 + min(MOST_MEMORY, (entries * (8 * modelled + 30) + 7) // 8)
-
-
-def pairs_limit(width: int) -> int:
-    """Bytes of the longest `PairsUpload` or `FleetPairs` frame for rows of so many numbers."""
-    return 64 + min(MOST_MEMORY, 4 * width * MOST_ENTRIES)
-
-
-MOST_MEMORY = 2**20
-"""Bytes of a memory's numbers or codes: a megabyte is 50,000 raw pairs of CartPole, or half a million cells."""
-
-
-def parameters_limit(parameters: int) -> int:
-    """Bytes of the longest `Parameters` or `ParameterUpload` frame for P parameters."""
-    return 3 + 5 + 5 + 3 + 5 + 2 + 5 + 4 * parameters
-
-
-def plan_limit(labels: int, devices: int) -> int:
-    """Bytes of the longest `Plan` frame for L labels and D seats."""
-    rows = 4 * labels * labels
-    cohort = (devices + 7) // 8
-    known = 3 + 10 * 5 + (1 + DIGEST_BYTES) + (5 + cohort) + (2 + 5 + 2 * labels) + (2 + 5 + rows)
-    return known + (2 + 1 + 4 * MOST_OPTIONS) + (5 + MOST_INPUTS * max(2, labels))
-
-
-MOST_OPTIONS = 16
-"""Numbers in `Plan.options`."""
-
-METER_LIMIT = 3 + 5 + 5 + 6 * (2 + 2 + 8 * len(METER_KINDS)) + (2 + 2 + 8 * len(STREAM_COUNTS)) + 5 + 3 * 5
-"""Bytes of the longest `Meter` frame."""
-
-SMALL_LIMIT = 300
-"""Bytes of the longest `Done`, `Gone`, `Seat`, `Command` or `Report` frame, and more: the longest takes 64."""
-
-
-def birth_limit(labels: int) -> int:
-    """Bytes of the longest `Birth` frame for L labels: three texts of 64 characters of at most 4 bytes."""
-    return 3 + 3 * (3 + 4 * 64) + 2 * (1 + DIGEST_BYTES) + (2 + 5 + 4 * labels)
 
 
 # ---------------------------------------------------------------- items -> fields
@@ -219,6 +152,13 @@ def _bytes(item: Item) -> bytes:
     return item
 
 
+def _some_bytes(item: Item) -> bytes:
+    data = _bytes(item)
+    if not data:
+        raise FrameError(Reason.NOT_CBOR, "labels that are not there are left out")
+    return data
+
+
 def _text(item: Item) -> str:
     if type(item) is not str:
         raise _wrong("a text", item)
@@ -236,27 +176,31 @@ def _uints(item: Item) -> NDArray[np.uint32]:
     """A byte string, or the typed array of uint16 or uint32 that its largest number needs."""
     if type(item) is Typed and item.tag == cbor.UINT64:
         raise FrameError(Reason.RANGE, "numbers here are uint32")
-    return _wide_uints(item).astype(np.uint32)
+    return _whole_numbers(item).astype(np.uint32)
 
 
 def _wide_uints(item: Item) -> NDArray[np.uint64]:
-    """A byte string, or the typed array of uint16, uint32 or uint64 that its largest number needs."""
+    """As above, and the typed array of uint64."""
+    return _whole_numbers(item).astype(np.uint64)
+
+
+def _whole_numbers(item: Item) -> NDArray[np.unsignedinteger]:
+    """In the narrowest type that holds them all, as they must have come."""
     if type(item) is bytes:
-        values: NDArray[np.unsignedinteger] = np.frombuffer(item, np.uint8)
-    elif type(item) is Typed and item.tag in _UINTS:
+        return np.frombuffer(item, np.uint8)
+    if type(item) is Typed and item.tag in _UINTS:
         dtype, smallest = _UINTS[item.tag]
         if len(item.data) % dtype.itemsize:
             raise FrameError(Reason.SHAPE, "a typed array of whole numbers")
-        values = np.frombuffer(item.data, dtype)
+        values: NDArray[np.unsignedinteger] = np.frombuffer(item.data, dtype)
         if values.max(initial=0) < smallest:
             raise FrameError(Reason.NOT_CBOR, "numbers are written in the narrowest type that holds them all")
-    else:
-        raise _wrong("a byte string, or a typed array of whole numbers", item)
-    return values.astype(np.uint64)
+        return values
+    raise _wrong("a byte string, or a typed array of whole numbers", item)
 
 
 def _write_uints(values: NDArray[np.uint32] | NDArray[np.uint64]) -> Item:
-    largest = int(values.max(initial=0))
+    largest = max(values.tolist(), default=0)
     if largest < 2**8:
         return values.astype(np.uint8).tobytes()
     tag = cbor.UINT16 if largest < 2**16 else cbor.UINT32 if largest < 2**32 else cbor.UINT64
@@ -296,19 +240,23 @@ def _write_parameters(parameters: NDArray[np.float32]) -> Item:
     return Typed(cbor.FLOAT32, parameters.astype("<f4", copy=False).tobytes())
 
 
+_BITS = tuple(tuple(bit for bit in range(8) if byte >> bit & 1) for byte in range(256))
+"""The bits that are set in each byte."""
+
+
 def _cohort(item: Item) -> frozenset[int]:
     """Seat s is bit s % 8, the least significant first, of byte s // 8; the last byte is not zero."""
     bitmap = _bytes(item)
     if bitmap.endswith(b"\0"):
         raise FrameError(Reason.NOT_CBOR, "a cohort's bitmap ends with its last seat")
-    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
-    return frozenset(np.flatnonzero(bits).tolist())
+    return frozenset([8 * at + bit for at, byte in enumerate(bitmap) for bit in _BITS[byte]])
 
 
 def _write_cohort(cohort: frozenset[int]) -> Item:
-    bits = np.zeros(max(cohort, default=-1) + 1, np.uint8)
-    bits[list(cohort)] = 1
-    return np.packbits(bits, bitorder="little").tobytes()
+    bitmap = bytearray(max(cohort, default=-1) // 8 + 1)
+    for seat in cohort:
+        bitmap[seat // 8] |= 1 << seat % 8
+    return bytes(bitmap)
 
 
 def _options(item: Item) -> tuple[float, ...]:
@@ -349,65 +297,100 @@ def _flags(item: Item) -> tuple[int, bool, bool]:
     return flags & 1, bool(flags & _REPORT), bool(flags & _NORMALISE)
 
 
-# ---------------------------------------------------------------- the kinds
+# ---------------------------------------------------------------- one field, or several as one
+
+
+class _Field(NamedTuple):
+    """How a field of a message travels: in how many items that follow each other, and which. A whole message is one."""
+
+    items: int
+    write: Callable[[Any], list[Item]]
+    read: Callable[[list[Item]], Any]
+    more: int = 0
+    """Items that may follow."""
+
+
+_Kind: TypeAlias = tuple[type[Message], _Field]
+
+
+def _one(write: Callable[[Any], Item], read: Callable[[Item], Any]) -> _Field:
+    """A field of one item."""
+    return _Field(1, lambda value: [write(value)], lambda items: read(items[0]))
+
+
+def _frame(message: type[Message], **fields: _Field) -> _Kind:
+    """A kind whose message's fields travel one after the other, in this order."""
+
+    def write(value: Any) -> list[Item]:
+        return [item for name, field in fields.items() for item in field.write(getattr(value, name))]
+
+    places, end = [], 0
+    for name, field in fields.items():
+        places.append((name, field.read, slice(end, end + field.items)))
+        end += field.items
+
+    def read(items: list[Item]) -> Any:
+        return message(**{name: read(items[place]) for name, read, place in places})
+
+    return message, _Field(end, write, read)
+
+
+_NUMBER = _one(int, _int)
+_REAL = _one(float, _float)
+_BYTES = _one(bytes, _bytes)
+_SOME_BYTES = _one(bytes, _some_bytes)
+_TEXT = _one(str, _text)
+_NUMBERS = _one(_write_uints, _uints)
+_TOTALS = _one(_write_uints, _wide_uints)
+_TOTALS_OR_NULL = _one(
+    lambda values: None if values is None else _write_uints(values),
+    lambda item: None if item is None else _wide_uints(item),
+)
+_PARAMETERS = _one(_write_parameters, _parameters)
+_PLACE = {"run": _NUMBER, "round": _NUMBER}
+_CHECKED_PLACE = {**_PLACE, "check": _NUMBER}
+
+
+# ---------------------------------------------------------------- plans and uploads, the messages of every round
 
 
 def _write_plan(m: Plan) -> list[Item]:
-    settings: list[Item] = [
-        m.run,
-        m.round,
-        m.rounds,
-        int(m.method),
-        m.steps,
-        m.seed,
-        m.lr,
-        m.gamma,
-        m.bits,
-        m.deadline_s,
-    ]
+    settings: list[Item] = [m.run, m.round, m.rounds, int(m.method), m.steps, m.seed, m.lr, m.gamma, m.bits]
+    settings += [m.deadline_s, _write_flags(m), m.program]
     logits = None if m.logits is None else _write_rows(m.logits)
-    names: list[Item] = [_write_flags(m), m.program]
-    written = settings + names + [_write_cohort(m.cohort), _write_uints(m.contributors), logits]
-    if m.options:
-        written.append(_write_options(m.options))
+    more: list[Item] = [_write_options(m.options)] if m.options else []
     if m.labels:
-        written.append(m.labels)
-    return written
+        more.append(m.labels)
+    return [*settings, _write_cohort(m.cohort), _write_uints(m.contributors), logits, *more]
 
 
 def _read_plan(items: list[Item]) -> Plan:
-    qos, report, normalise = _flags(items[12])
-    bits = _int(items[10])
-    contributors = _uints(items[15])
+    run, round_, rounds, method, steps, seed, lr, gamma, bits, deadline_s = items[:10]
+    flags, program, cohort, holders, logits, *more = items[10:]
+    qos, report, normalise = _flags(flags)
+    width, contributors = _int(bits), _uints(holders)
     rows = int(np.count_nonzero(contributors))
     return Plan(
-        run=_int(items[2]),
-        round=_int(items[3]),
-        rounds=_int(items[4]),
-        method=Method(_int(items[5])),
-        steps=_int(items[6]),
-        seed=_int(items[7]),
-        lr=_float(items[8]),
-        gamma=_float(items[9]),
-        bits=bits,
-        deadline_s=_float(items[11]),
+        run=_int(run),
+        round=_int(round_),
+        rounds=_int(rounds),
+        method=Method(_int(method)),
+        steps=_int(steps),
+        seed=_int(seed),
+        lr=_float(lr),
+        gamma=_float(gamma),
+        bits=width,
+        deadline_s=_float(deadline_s),
         qos=qos,
         report=report,
         normalise=normalise,
-        program=_bytes(items[13]),
-        cohort=_cohort(items[14]),
+        program=_bytes(program),
+        cohort=_cohort(cohort),
         contributors=contributors,
-        logits=None if items[16] is None else _rows(items[16], rows, len(contributors), bits),
-        options=_options(items[17]) if len(items) > 17 else (),
-        labels=_some_bytes(items[18]) if len(items) > 18 else b"",
+        logits=None if logits is None else _rows(logits, rows, len(contributors), width),
+        options=_options(more[0]) if more else (),
+        labels=_some_bytes(more[1]) if len(more) > 1 else b"",
     )
-
-
-def _some_bytes(item: Item) -> bytes:
-    data = _bytes(item)
-    if not data:
-        raise FrameError(Reason.NOT_CBOR, "labels that are not there are left out")
-    return data
 
 
 def _write_upload(m: Upload) -> list[Item]:
@@ -415,56 +398,35 @@ def _write_upload(m: Upload) -> list[Item]:
 
 
 def _read_upload(items: list[Item]) -> Upload:
-    codes = _bytes(items[6])
-    labels = len(codes)
+    run, round_, check, bits, counts, logits = items
+    codes = _bytes(counts)
     return Upload(
-        run=_int(items[2]),
-        round=_int(items[3]),
-        check=_int(items[4]),
+        run=_int(run),
+        round=_int(round_),
+        check=_int(check),
         counts=read_counts(codes),
-        logits=_rows(items[7], labels - codes.count(0), labels, _int(items[5])),
+        logits=_rows(logits, len(codes) - codes.count(0), len(codes), _int(bits)),
     )
 
 
-def _write_label_upload(m: LabelUpload) -> list[Item]:
-    return [*_write_upload(m.means), m.labels]
+# ---------------------------------------------------------------- what other methods add
 
 
-def _read_label_upload(items: list[Item]) -> LabelUpload:
-    return LabelUpload(means=_read_upload(items), labels=_some_bytes(items[8]))
+def _write_seeds(seeds: Seeds) -> list[Item]:
+    return [seeds.scale, seeds.offset, _write_uints(seeds.first), _write_uints(seeds.second), seeds.x.tobytes()]
 
 
-def _write_seed_upload(m: SeedUpload) -> list[Item]:
-    seeds = m.seeds
-    labels: list[Item] = [_write_uints(seeds.first), _write_uints(seeds.second)]
-    return [*_write_upload(m.means), seeds.scale, seeds.offset, *labels, seeds.x.tobytes()]
-
-
-def _read_seed_upload(items: list[Item]) -> SeedUpload:
-    first, data = _uints(items[10]), _bytes(items[12])
-    if not len(first) or len(data) % len(first):
-        raise FrameError(Reason.SHAPE, f"{len(data)} bytes for {len(first)} seeds")
-    seeds = Seeds(
-        x=np.frombuffer(data, np.uint8).reshape(len(first), -1),  # (N, size)
-        first=first,
-        second=_uints(items[11]),
-        scale=_float(items[8]),
-        offset=_float(items[9]),
-    )
-    return SeedUpload(means=_read_upload(items), seeds=seeds)
-
-
-def _write_parameter_upload(m: ParameterUpload) -> list[Item]:
-    return [m.run, m.round, m.check, m.samples, _write_parameters(m.parameters)]
-
-
-def _read_parameter_upload(items: list[Item]) -> ParameterUpload:
-    return ParameterUpload(
-        run=_int(items[2]),
-        round=_int(items[3]),
-        check=_int(items[4]),
-        samples=_int(items[5]),
-        parameters=_parameters(items[6]),
+def _read_seeds(items: list[Item]) -> Seeds:
+    scale, offset, first, second, x = items
+    labels, data = _uints(first), _bytes(x)
+    if not len(labels) or len(data) % len(labels):
+        raise FrameError(Reason.SHAPE, f"{len(data)} bytes for {len(labels)} seeds")
+    return Seeds(
+        x=np.frombuffer(data, np.uint8).reshape(len(labels), -1),  # (N, size)
+        first=labels,
+        second=_uints(second),
+        scale=_float(scale),
+        offset=_float(offset),
     )
 
 
@@ -473,7 +435,7 @@ def _write_memory(memory: ProxyMemory) -> list[Item]:
     return [memory.bins, memory.components, memory.actions, memory.bits, memory.entries, memory.data, span]
 
 
-def _memory(items: list[Item]) -> ProxyMemory:
+def _read_memory(items: list[Item]) -> ProxyMemory:
     span = None
     if items[6] is not None:
         numbers = _parameters(items[6]).tolist()
@@ -498,178 +460,64 @@ def _write_pairs(pairs: Pairs) -> list[Item]:
     return [pairs.components, pairs.numbers.shape[1], _write_parameters(pairs.numbers.ravel())]
 
 
-def _pairs(items: list[Item]) -> Pairs:
+def _read_pairs(items: list[Item]) -> Pairs:
     components, width, numbers = _int(items[0]), _int(items[1]), _parameters(items[2])
     if not 1 <= components < width <= 128 or len(numbers) % width:
         raise FrameError(Reason.SHAPE, f"{len(numbers)} numbers in rows of {width}, {components} of them a state")
     return Pairs(components=components, numbers=numbers.reshape(-1, width))
 
 
-def _write_memory_upload(m: MemoryUpload) -> list[Item]:
-    return [m.run, m.round, m.check, *_write_memory(m.memory)]
+# ---------------------------------------------------------------- the kinds
 
-
-def _read_memory_upload(items: list[Item]) -> MemoryUpload:
-    run, round_, check = (_int(item) for item in items[2:5])
-    return MemoryUpload(run=run, round=round_, check=check, memory=_memory(items[5:]))
-
-
-def _write_pairs_upload(m: PairsUpload) -> list[Item]:
-    return [m.run, m.round, m.check, *_write_pairs(m.pairs)]
-
-
-def _read_pairs_upload(items: list[Item]) -> PairsUpload:
-    run, round_, check = (_int(item) for item in items[2:5])
-    return PairsUpload(run=run, round=round_, check=check, pairs=_pairs(items[5:]))
-
-
-def _write_fleet_memory(m: FleetMemory) -> list[Item]:
-    return [m.run, m.round, *_write_memory(m.memory)]
-
-
-def _read_fleet_memory(items: list[Item]) -> FleetMemory:
-    return FleetMemory(run=_int(items[2]), round=_int(items[3]), memory=_memory(items[4:]))
-
-
-def _write_fleet_pairs(m: FleetPairs) -> list[Item]:
-    return [m.run, m.round, *_write_pairs(m.pairs)]
-
-
-def _read_fleet_pairs(items: list[Item]) -> FleetPairs:
-    return FleetPairs(run=_int(items[2]), round=_int(items[3]), pairs=_pairs(items[4:]))
-
-
-def _write_done(m: Done) -> list[Item]:
-    return [m.run, m.round]
-
-
-def _read_done(items: list[Item]) -> Done:
-    return Done(run=_int(items[2]), round=_int(items[3]))
-
-
-def _write_averaged(m: Parameters) -> list[Item]:
-    return [m.run, m.round, _write_parameters(m.parameters)]
-
-
-def _read_averaged(items: list[Item]) -> Parameters:
-    return Parameters(run=_int(items[2]), round=_int(items[3]), parameters=_parameters(items[4]))
-
-
-def _write_birth(m: Birth) -> list[Item]:
-    return [m.profile, m.runtime, m.version, m.program, m.schema, _write_uints(m.samples)]
-
-
-def _read_birth(items: list[Item]) -> Birth:
-    return Birth(
-        profile=_text(items[2]),
-        runtime=_text(items[3]),
-        version=_text(items[4]),
-        program=_bytes(items[5]),
-        schema=_bytes(items[6]),
-        samples=_uints(items[7]),
-    )
-
-
-def _write_gone(m: Gone) -> list[Item]:
-    del m
-    return []
-
-
-def _read_gone(items: list[Item]) -> Gone:
-    del items
-    return Gone()
-
-
-def _write_seat(m: Seat) -> list[Item]:
-    return [m.run, m.seat]
-
-
-def _read_seat(items: list[Item]) -> Seat:
-    return Seat(run=_int(items[2]), seat=_int(items[3]))
-
-
-def _write_command(m: Command) -> list[Item]:
-    return [int(m.order)]
-
-
-def _read_command(items: list[Item]) -> Command:
-    return Command(order=Order(_int(items[2])))
-
-
-def _write_report(m: Report) -> list[Item]:
-    totals: list[Item] = [m.payload_up, m.payload_down, m.stream_up, m.stream_down]
-    return [m.run, m.round, m.accuracy, m.loss, *totals, m.train_s]
-
-
-def _read_report(items: list[Item]) -> Report:
-    return Report(
-        run=_int(items[2]),
-        round=_int(items[3]),
-        accuracy=_float(items[4]),
-        loss=_float(items[5]),
-        payload_up=_int(items[6]),
-        payload_down=_int(items[7]),
-        stream_up=_int(items[8]),
-        stream_down=_int(items[9]),
-        train_s=_float(items[10]),
-    )
-
-
-def _write_meter(m: Meter) -> list[Item]:
-    packets: list[Item] = [_write_uints(m.packets_up), _write_uints(m.packets_down)]
-    sizes = [_write_uints(counts) for counts in (m.payload_up, m.payload_down, m.mqtt_up, m.mqtt_down)]
-    stream = None if m.stream is None else _write_uints(m.stream)
-    return [m.run, m.round, *packets, *sizes, stream, m.connects, m.cpu_s, m.review_cpu_s, m.elapsed_s]
-
-
-def _read_meter(items: list[Item]) -> Meter:
-    return Meter(
-        run=_int(items[2]),
-        round=_int(items[3]),
-        packets_up=_wide_uints(items[4]),
-        packets_down=_wide_uints(items[5]),
-        payload_up=_wide_uints(items[6]),
-        payload_down=_wide_uints(items[7]),
-        mqtt_up=_wide_uints(items[8]),
-        mqtt_down=_wide_uints(items[9]),
-        stream=None if items[10] is None else _wide_uints(items[10]),
-        connects=_int(items[11]),
-        cpu_s=_float(items[12]),
-        review_cpu_s=_float(items[13]),
-        elapsed_s=_float(items[14]),
-    )
-
-
-class _Kind(NamedTuple):
-    items: int
-    """Of the whole array, version and kind included."""
-    message: type[Message]
-    write: Callable[..., list[Item]]
-    read: Callable[[list[Item]], Message]
-    more: int = 0
-    """Items that may follow."""
-
+_UPLOAD = _Field(6, _write_upload, _read_upload)
+_SEEDS = _Field(5, _write_seeds, _read_seeds)
+_MEMORY = _Field(7, _write_memory, _read_memory)
+_PAIRS = _Field(3, _write_pairs, _read_pairs)
 
 SEED_UPLOAD = 12
 """The kind, a frame's third byte, by which the ledger finds what devices have given away."""
 
 _KINDS: dict[int, _Kind] = {
-    1: _Kind(17, Plan, _write_plan, _read_plan, more=2),
-    2: _Kind(8, Upload, _write_upload, _read_upload),
-    3: _Kind(7, ParameterUpload, _write_parameter_upload, _read_parameter_upload),
-    4: _Kind(4, Done, _write_done, _read_done),
-    5: _Kind(5, Parameters, _write_averaged, _read_averaged),
-    6: _Kind(8, Birth, _write_birth, _read_birth),
-    7: _Kind(2, Gone, _write_gone, _read_gone),
-    8: _Kind(4, Seat, _write_seat, _read_seat),
-    9: _Kind(3, Command, _write_command, _read_command),
-    10: _Kind(11, Report, _write_report, _read_report),
-    11: _Kind(9, LabelUpload, _write_label_upload, _read_label_upload),
-    SEED_UPLOAD: _Kind(13, SeedUpload, _write_seed_upload, _read_seed_upload),
-    13: _Kind(12, MemoryUpload, _write_memory_upload, _read_memory_upload),
-    14: _Kind(8, PairsUpload, _write_pairs_upload, _read_pairs_upload),
-    15: _Kind(11, FleetMemory, _write_fleet_memory, _read_fleet_memory),
-    16: _Kind(7, FleetPairs, _write_fleet_pairs, _read_fleet_pairs),
-    20: _Kind(15, Meter, _write_meter, _read_meter),
+    1: (Plan, _Field(15, _write_plan, _read_plan, more=2)),
+    2: (Upload, _UPLOAD),
+    3: _frame(ParameterUpload, **_CHECKED_PLACE, samples=_NUMBER, parameters=_PARAMETERS),
+    4: _frame(Done, **_PLACE),
+    5: _frame(Parameters, **_PLACE, parameters=_PARAMETERS),
+    6: _frame(Birth, profile=_TEXT, runtime=_TEXT, version=_TEXT, program=_BYTES, schema=_BYTES, samples=_NUMBERS),
+    7: _frame(Gone),
+    8: _frame(Seat, run=_NUMBER, seat=_NUMBER),
+    9: _frame(Command, order=_one(int, lambda item: Order(_int(item)))),
+    10: _frame(
+        Report,
+        **_PLACE,
+        accuracy=_REAL,
+        loss=_REAL,
+        payload_up=_NUMBER,
+        payload_down=_NUMBER,
+        stream_up=_NUMBER,
+        stream_down=_NUMBER,
+        train_s=_REAL,
+    ),
+    11: _frame(LabelUpload, means=_UPLOAD, labels=_SOME_BYTES),
+    SEED_UPLOAD: _frame(SeedUpload, means=_UPLOAD, seeds=_SEEDS),
+    13: _frame(MemoryUpload, **_CHECKED_PLACE, memory=_MEMORY),
+    14: _frame(PairsUpload, **_CHECKED_PLACE, pairs=_PAIRS),
+    15: _frame(FleetMemory, **_PLACE, memory=_MEMORY),
+    16: _frame(FleetPairs, **_PLACE, pairs=_PAIRS),
+    20: _frame(
+        Meter,
+        **_PLACE,
+        packets_up=_TOTALS,
+        packets_down=_TOTALS,
+        payload_up=_TOTALS,
+        payload_down=_TOTALS,
+        mqtt_up=_TOTALS,
+        mqtt_down=_TOTALS,
+        stream=_TOTALS_OR_NULL,
+        connects=_NUMBER,
+        cpu_s=_REAL,
+        review_cpu_s=_REAL,
+        elapsed_s=_REAL,
+    ),
 }
-_NUMBERS = {kind.message: number for number, kind in _KINDS.items()}
+_NUMBER_OF = {message: number for number, (message, _) in _KINDS.items()}

@@ -31,6 +31,8 @@ DIGEST_BYTES = 4
 apart (docs/adr/0033)."""
 
 
+MOST_ROUNDS = 1_000_000
+
 _UINT32, _UINT64, _FLOAT32 = np.dtype(np.uint32), np.dtype(np.uint64), np.dtype(np.float32)
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -105,6 +107,12 @@ def _require(condition: bool, message: str) -> None:
 
 def _uint32(value: int) -> bool:
     return 0 <= value < 2**32
+
+
+def _check_place(run: int, round_: int, check: int = 0) -> None:
+    """Where a message belongs: its run, its round, and the label schema it is of."""
+    if not (0 <= run < 2**32 and 0 <= round_ <= MOST_ROUNDS and 0 <= check < 65536):
+        raise ValueError("run is uint32, round at most 1,000,000, check uint16")
 
 
 def _float32(value: float) -> float:
@@ -197,9 +205,10 @@ class Plan(_Value):
     probabilities as codes (`edge.wire.rows`), as the options say; empty when there are none."""
 
     def __post_init__(self) -> None:
-        _require(_uint32(self.run) and _uint32(self.seed), "run and seed are uint32")
-        _require(0 <= self.round <= self.rounds, "0 <= round <= rounds")
-        _require(1 <= self.rounds <= 1_000_000 and 1 <= self.steps <= 1_000_000, "1 <= rounds, steps <= 1e6")
+        _check_place(self.run, self.round)
+        _require(_uint32(self.seed), "seed is uint32")
+        _require(self.round <= self.rounds, "0 <= round <= rounds")
+        _require(1 <= self.rounds <= MOST_ROUNDS and 1 <= self.steps <= 1_000_000, "1 <= rounds, steps <= 1e6")
         for name in ("lr", "gamma", "deadline_s"):
             object.__setattr__(self, name, _float32(getattr(self, name)))
         _require(0 < self.lr < 1e3, "0 < lr < 1000")
@@ -208,11 +217,12 @@ class Plan(_Value):
         _require(0 < self.deadline_s <= 7 * 86400, "0 < deadline_s <= one week")
         _require(self.qos in {0, 1}, "qos is 0 or 1")
         _require(len(self.program) == DIGEST_BYTES, "a digest is 4 bytes")
-        _require(all(0 <= seat < 65536 for seat in self.cohort), "seats are uint16")
+        _require(min(self.cohort, default=0) >= 0 and max(self.cohort, default=0) < 65536, "seats are uint16")
         _vector("contributors", self.contributors, _UINT32)
-        _require(int(self.contributors.max(initial=0)) < 65536, "at most 65535 contributors a label")
+        _require(max(self.contributors.tolist(), default=0) < 65536, "at most 65535 contributors a label")
         self._check_logits()
-        object.__setattr__(self, "options", tuple(_float32(option) for option in self.options))
+        if self.options:
+            object.__setattr__(self, "options", tuple([_float32(option) for option in self.options]))
         self.read_options()
         _require(not self.labels or self.method is Method.SHARE, "labels of shared inputs are for share")
 
@@ -252,7 +262,7 @@ class Upload(_Value):
     """Rows of the labels with counts > 0, in label order."""
 
     def __post_init__(self) -> None:
-        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and 0 <= self.check < 65536, "run, round, check")
+        _check_place(self.run, self.round, self.check)
         _vector("counts", self.counts, _UINT32)
         _require(int(np.count_nonzero(self.counts)) == self.logits.rows, "one row for each label with counts")
         _require(self.logits.labels == len(self.counts), "rows as wide as there are labels")
@@ -339,7 +349,7 @@ class ParameterUpload(_Value):
     """(P,) in the program's layout, finite."""
 
     def __post_init__(self) -> None:
-        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and 0 <= self.check < 65536, "run, round, check")
+        _check_place(self.run, self.round, self.check)
         _require(1 <= self.samples < 2**32, "samples is positive")
         _finite(self.parameters)
 
@@ -352,7 +362,7 @@ class Done(_Value):
     round: int
 
     def __post_init__(self) -> None:
-        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000, "run, round")
+        _check_place(self.run, self.round)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -364,7 +374,7 @@ class Parameters(_Value):
     parameters: FloatArray
 
     def __post_init__(self) -> None:
-        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000, "run, round")
+        _check_place(self.run, self.round)
         _finite(self.parameters)
 
 
@@ -379,7 +389,7 @@ class MemoryUpload(_Value):
     memory: ProxyMemory
 
     def __post_init__(self) -> None:
-        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and 0 <= self.check < 65536, "run, round, check")
+        _check_place(self.run, self.round, self.check)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -392,7 +402,7 @@ class PairsUpload(_Value):
     pairs: Pairs
 
     def __post_init__(self) -> None:
-        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and 0 <= self.check < 65536, "run, round, check")
+        _check_place(self.run, self.round, self.check)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -404,7 +414,7 @@ class FleetMemory(_Value):
     memory: ProxyMemory
 
     def __post_init__(self) -> None:
-        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000, "run, round")
+        _check_place(self.run, self.round)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -416,7 +426,7 @@ class FleetPairs(_Value):
     pairs: Pairs
 
     def __post_init__(self) -> None:
-        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000, "run, round")
+        _check_place(self.run, self.round)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -487,7 +497,7 @@ class Report(_Value):
             object.__setattr__(self, "loss", LARGEST)
         for name in ("accuracy", "loss", "train_s"):
             object.__setattr__(self, name, _float32(getattr(self, name)))
-        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000, "run, round")
+        _check_place(self.run, self.round)
         _require(0 <= self.accuracy <= 1 and self.train_s >= 0, "accuracy is 0..1, train_s >= 0")
         totals = (self.payload_up, self.payload_down, self.stream_up, self.stream_down)
         _require(all(0 <= total < 2**64 for total in totals), "byte totals are uint64")
@@ -562,7 +572,8 @@ class Meter(_Value):
         for name in ("cpu_s", "review_cpu_s", "elapsed_s"):
             object.__setattr__(self, name, _float32(getattr(self, name)))
             _require(getattr(self, name) >= 0, f"{name} >= 0")
-        _require(_uint32(self.run) and 0 <= self.round <= 1_000_000 and _uint32(self.connects), "run, round, connects")
+        _check_place(self.run, self.round)
+        _require(_uint32(self.connects), "connects is uint32")
         for name in ("packets_up", "packets_down", "payload_up", "payload_down", "mqtt_up", "mqtt_down"):
             _counts(name, getattr(self, name), len(METER_KINDS))
         if self.stream is not None:

@@ -13,6 +13,9 @@ from typing import Self, TypeAlias
 SHARED_BITS = (0, 8, 4, 3)
 """Of a shared input's label: 0 for the label alone, otherwise of a logarithmic code (`edge.wire.rows`)."""
 
+MOST_OPTIONS = 16
+"""Numbers in `Plan.options`."""
+
 MOST_INPUTS = 20_000
 """Shared inputs a round; as labels of 10 they take 8 kB."""
 

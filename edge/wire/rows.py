@@ -162,7 +162,7 @@ _COUNT_CODES = _count_codes()
 
 def code_counts(counts: NDArray[np.integer]) -> bytes:
     """(L,) counts >= 0 -> L bytes. 0 and 1 are exact; what is above 60,097 is coded as 60,097."""
-    if counts.ndim != 1 or (counts.size and int(counts.min()) < 0):
+    if counts.ndim != 1 or (counts.dtype.kind != "u" and counts.size and int(counts.min()) < 0):
         raise ValueError("counts are a vector of numbers >= 0")
     codes: NDArray[np.uint8] = _COUNT_CODES[np.minimum(counts, _LARGEST_COUNT)]
     return codes.tobytes()
@@ -183,6 +183,6 @@ def read_counts(codes: bytes) -> NDArray[np.uint32]:
     """L bytes -> (L,) counts; monotone. Raises ValueError on a code that `code_counts` never writes."""
     if codes.translate(_CANONICAL) != codes:
         raise ValueError("every count has one code, the one docs/wire.md gives")
-    counts = _COUNTS[np.frombuffer(codes, np.uint8)]
+    counts = _COUNTS.take(np.frombuffer(codes, np.uint8))
     counts.setflags(write=False)
     return counts

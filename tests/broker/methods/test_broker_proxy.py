@@ -12,7 +12,8 @@ from broker import admit
 from broker.methods.proxy import gather, merge
 from broker.round import Arrived, Born, Publish, open_run, step
 from broker.settings import AGENT_DEFAULTS, RunSettings, settings_from_plain, settings_to_plain
-from edge.wire.codec import FrameError, Reason, encode, pairs_limit
+from edge.wire.codec import FrameError, Reason, encode
+from edge.wire.limits import pairs_limit
 from edge.wire.messages import (
     Birth,
     Done,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from edge.meter.exchange import BITS, fd, fl, share
-from edge.wire.codec import encode, parameters_limit, plan_limit, upload_limit
+from edge.wire.codec import encode
 from edge.wire.labels import packed_bytes
+from edge.wire.limits import parameters_limit, plan_limit, upload_limit
 from edge.wire.messages import ParameterUpload, Upload
 from edge.wire.rows import code_rows
 

@@ -14,21 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.wire import cbor
-from edge.wire.codec import (
+from edge.wire.codec import FrameError, Reason, decode, encode
+from edge.wire.labels import pack_labels
+from edge.wire.limits import (
     METER_LIMIT,
     SMALL_LIMIT,
-    FrameError,
-    Reason,
     birth_limit,
-    decode,
-    encode,
     label_upload_limit,
     parameters_limit,
     plan_limit,
     seed_upload_limit,
     upload_limit,
 )
-from edge.wire.labels import pack_labels
 from edge.wire.messages import (
     AGENTS,
     LARGEST,

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.wire.arithmetic import Model, Reader, Writer, read_tree, write_tree
-from edge.wire.codec import FrameError, Reason, decode, encode, memory_limit, pairs_limit
+from edge.wire.codec import FrameError, Reason, decode, encode
+from edge.wire.limits import memory_limit, pairs_limit
 from edge.wire.messages import FleetMemory, FleetPairs, MemoryUpload, PairsUpload
 from edge.wire.options import AgentOptions
 from edge.wire.proxy import (
