@@ -1,6 +1,6 @@
 """MQTT brokers that Potstill configures, starts and stops: rumqttd from the `iotcore` wheel, and Debian's mosquitto.
 
-Both are context managers behind `Server`; any other MQTT 5 broker is used through its URL alone.
+Both are a `Server`, a context manager; any other MQTT 5 broker is used through its URL alone.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import contextlib
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol, Self
+from typing import Self
 
 MAX_FRAME_BYTES = 32 * 2**20
 """Largest message a broker of ours passes on: parameters of an 8 M parameter model as float32."""
@@ -25,24 +27,43 @@ class ServerError(Exception):
     """The broker did not start; the message says why and what to do."""
 
 
-class Server(Protocol):
-    """A broker that this process owns: it listens from `__enter__` to `__exit__`."""
+class Server(ABC):
+    """A broker that this process owns: it listens from `__enter__`, which raises `ServerError`, to `__exit__`."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port or free_port(host if is_loopback(host) else "127.0.0.1")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._own_folder: tempfile.TemporaryDirectory[str] | None = None
+        """Removed at the end."""
 
     @property
     def url(self) -> str:
         """`mqtt://host:port`."""
-        ...
+        return f"mqtt://{bracketed(self._host)}:{self._port}"
 
     @property
     def pid(self) -> int:
         """Of the broker process, while it runs."""
-        ...
+        assert self._process is not None, "the broker runs inside its with block"
+        return self._process.pid
 
-    def running(self) -> bool: ...
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
+    @abstractmethod
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            stop_process(self._process)
+        if self._own_folder is not None:
+            self._own_folder.cleanup()
+
+
+def bracketed(host: str) -> str:
+    """As a URL has it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from broker.servers import MAX_FRAME_BYTES, START_S, ServerError, check_port, free_port, stop_process
+from broker.servers import MAX_FRAME_BYTES, START_S, Server, ServerError, bracketed, check_port
 
 _TOML = """\
 id = 0
@@ -53,40 +53,28 @@ READY = b"listening\n"
 
 def configuration(host: str, port: int, *, connections: int = 1010, payload_bytes: int = MAX_FRAME_BYTES) -> str:
     """The TOML. rumqttd keeps up to 5 segments of every topic filter's messages in memory: 160 MB at most."""
-    address = f"[{host}]" if ":" in host else host
     return _TOML.format(
-        connections=connections, segment_bytes=payload_bytes, payload_bytes=payload_bytes, host=address, port=port
+        connections=connections,
+        segment_bytes=payload_bytes,
+        payload_bytes=payload_bytes,
+        host=bracketed(host),
+        port=port,
     )
 
 
-class EmbeddedBroker:
+class EmbeddedBroker(Server):
     """`with EmbeddedBroker() as broker:` listens on `broker.url` (MQTT 5 only). Raises `ServerError`."""
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._host = host
-        self._port = port or free_port(host)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"mqtt://{self._host}:{self._port}"
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None, "the broker runs inside its with block"
-        return self._process.pid
-
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        super().__init__(host, port)
 
     def __enter__(self) -> Self:
         if importlib.util.find_spec("iotcore") is None:
             raise ServerError("the embedded broker is not installed: pip install 'potstill[embedded]'")
         check_port(self._host, self._port)
-        self._folder = tempfile.TemporaryDirectory(prefix="potstill-broker-")
-        config = Path(self._folder.name) / "rumqttd.toml"
-        config.write_text(configuration(self._host, self._port))
+        self._own_folder = tempfile.TemporaryDirectory(prefix="potstill-broker-")
+        config = Path(self._own_folder.name) / "rumqttd.toml"
+        config.write_text(configuration(_address(self._host), self._port))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "broker.servers.embedded", str(config), str(self._port)],
             stdin=subprocess.PIPE,
@@ -114,11 +102,11 @@ class EmbeddedBroker:
         drain = threading.Thread(target=_drain, args=(process.stderr.fileno(),), daemon=True)
         drain.start()
 
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            stop_process(self._process)
-        if self._folder is not None:
-            self._folder.cleanup()
+
+def _address(host: str) -> str:
+    """Of a host by its name: rumqttd takes no names."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return str(socket.getaddrinfo(host, None, family, socket.SOCK_STREAM)[0][4][0])
 
 
 def _drain(fd: int) -> None:

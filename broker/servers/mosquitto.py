@@ -15,11 +15,9 @@ from typing import Self
 
 from broker.servers import (
     MAX_FRAME_BYTES,
+    Server,
     ServerError,
     check_port,
-    free_port,
-    is_loopback,
-    stop_process,
     wait_until_listening,
 )
 
@@ -60,7 +58,7 @@ def _dying_with_parent() -> list[str]:
     return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
 
 
-class Mosquitto:
+class Mosquitto(Server):
     """`with Mosquitto() as broker:` listens on `broker.url`. Raises `ServerError`.
 
     `folder` (made with mode 0700) keeps the configuration, and with `persistent` the sessions, for the next start.
@@ -69,24 +67,9 @@ class Mosquitto:
     def __init__(
         self, *, host: str = "127.0.0.1", port: int = 0, folder: Path | None = None, persistent: bool = False
     ) -> None:
-        self._host = host
-        self._port = port or free_port(host if is_loopback(host) else "127.0.0.1")
+        super().__init__(host, port)
         self._folder = folder
         self._persistent = persistent
-        self._own_folder: tempfile.TemporaryDirectory[str] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"mqtt://{self._host}:{self._port}"
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None, "the broker runs inside its with block"
-        return self._process.pid
-
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
 
     def __enter__(self) -> Self:
         program = find_mosquitto()
@@ -114,9 +97,3 @@ class Mosquitto:
             return Path(self._own_folder.name)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._folder
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            stop_process(self._process)
-        if self._own_folder is not None:
-            self._own_folder.cleanup()

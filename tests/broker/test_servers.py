@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 import psutil
@@ -214,3 +215,26 @@ def test_the_broker_does_not_outlive_a_killed_parent(kind: str) -> None:
 def test_an_address_that_others_reach_needs_a_word() -> None:
     with serve("--host", "0.0.0.0") as process:  # noqa: S104
         assert process.wait(20) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_ipv6_address_stands_in_brackets_in_the_url(kind: Callable[..., Server]) -> None:
+    try:
+        free_port("::1")
+    except OSError as problem:
+        pytest.skip(f"no IPv6 here: {problem}")
+    with kind(host="::1") as server:
+        parts = urlsplit(server.url)
+        assert parts.hostname == "::1"
+        with socket.create_connection(("::1", parts.port or 0), timeout=5):
+            pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_host_may_be_a_name(kind: Callable[..., Server]) -> None:
+    with kind(host="localhost") as server:
+        assert server.url.startswith("mqtt://localhost:")
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=5):
+            pass
+    with pytest.raises(ServerError, match="cannot listen on nowhere"), kind(host="nowhere.invalid"):
+        pass
