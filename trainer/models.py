@@ -52,29 +52,24 @@ def cnn(input_shape: Shape, labels: int) -> nn.Module:
 
     One count that fits Mix2FLD's 12,544 (METHODS, section 3); EXPERIMENTS, section 0.
     """
-    channels, height, width = input_shape
-    return nn.Sequential(
-        nn.Conv2d(channels, 12, 3, padding=1),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-        nn.Conv2d(12, 6, 3, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(6 * (height // 2) * (width // 2), labels),
-    )
+    return _cnn(input_shape, labels, 12, 6)
 
 
 def cnn_wide(input_shape: Shape, labels: int) -> nn.Module:
     """`cnn` with twice the channels: 26,374 parameters for 1x28x28 and 10 labels."""
+    return _cnn(input_shape, labels, 24, 12)
+
+
+def _cnn(input_shape: Shape, labels: int, first: int, second: int) -> nn.Module:
     channels, height, width = input_shape
     return nn.Sequential(
-        nn.Conv2d(channels, 24, 3, padding=1),
+        nn.Conv2d(channels, first, 3, padding=1),
         nn.MaxPool2d(2),
         nn.ReLU(),
-        nn.Conv2d(24, 12, 3, padding=1),
+        nn.Conv2d(first, second, 3, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(12 * (height // 2) * (width // 2), labels),
+        nn.Linear(second * (height // 2) * (width // 2), labels),
     )
 
 

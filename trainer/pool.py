@@ -69,11 +69,13 @@ def for_run(
 ) -> Path:
     """The program itself; where `share` is to be run and it has no pool, a copy in `out` that has one.
 
-    Raises ValueError where the split leaves no input over.
+    Raises SplitError where the split leaves no input over.
     """
     if "share" not in methods or POOL_FILE in load_program(program).manifest.files:
         return program
     left = left_over(dataset, split, devices=devices, samples=samples, seed=seed)[:INPUTS]
+    if not len(left):
+        raise SplitError(f"{split} leaves no input over for share's pool: fewer samples a device, or fewer devices")
     write_with_pool(program, left, scale=dataset.scale, out=out)
     return out
 
@@ -82,7 +84,7 @@ def write_with_pool(program: Path, x: Inputs, *, scale: float, out: Path) -> Man
     """The files of `program` and x (M, ...) as its pool, in the folder `out`. Raises ValueError, OSError."""
     manifest = load_program(program).manifest
     if not len(x):
-        raise ValueError("no input is left over for a pool: give the devices fewer samples, or take fewer devices")
+        raise ValueError("no input is left over for a pool: fewer --samples a device, or fewer --devices")
     if int(np.prod(x.shape[1:])) != manifest.sample_size:
         raise ValueError(f"inputs of {x.shape[1:]}, and {manifest.name} takes {manifest.input_shape}")
     files = {name: (program / name).read_bytes() for name in manifest.files}

@@ -28,7 +28,6 @@ from edge.runtime.program import Program, ProgramRefused, load_program
 WARM_UP, TOGETHER = 3, 4
 """Steps before the first that counts; steps timed in one go."""
 LR = 0.05
-READY_S = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,9 +27,6 @@ MOMENTUM = 0.9
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """torch.optim.Adam's defaults."""
 
-SCALED_LOSS: frozenset[Optimiser] = frozenset({"sgd"})
-"""Optimisers whose gradients arrive multiplied by -lr (see `append_update`)."""
-
 
 def optimiser_state(optimiser: Optimiser, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The extra tensors, all zeros in the initial state."""

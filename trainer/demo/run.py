@@ -78,7 +78,7 @@ def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress
 
 
 def _deal_all(settings: Settings, dataset: Dataset, out: Path) -> list[tuple[Split, list[ShardFile], Path]]:
-    """Each split's data and program, before anything starts: an impossible split costs no time. Raises DemoError."""
+    """Each split's data and program, before anything starts: an impossible split costs no time. Raises SplitError."""
     dealt = [
         deal(
             dataset,
@@ -94,26 +94,19 @@ def _deal_all(settings: Settings, dataset: Dataset, out: Path) -> list[tuple[Spl
         (
             split,
             write_shards(out / "shards" / _folder(split), shards, scale=dataset.scale, label_count=dataset.label_count),
-            _program(settings, dataset, split, out),
+            for_run(
+                settings.program,
+                settings.methods,
+                dataset,
+                split,
+                devices=settings.devices,
+                samples=settings.samples,
+                seed=settings.seed,
+                out=out / "programs" / _folder(split),
+            ),
         )
         for split, shards in zip(settings.splits, dealt, strict=True)
     ]
-
-
-def _program(settings: Settings, dataset: Dataset, split: Split, out: Path) -> Path:
-    try:
-        return for_run(
-            settings.program,
-            settings.methods,
-            dataset,
-            split,
-            devices=settings.devices,
-            samples=settings.samples,
-            seed=settings.seed,
-            out=out / "programs" / _folder(split),
-        )
-    except ValueError as problem:
-        raise DemoError(str(problem)) from problem
 
 
 def _folder(split: Split) -> str:

@@ -166,24 +166,18 @@ class Emulation:
             seed=self.fleet.training.seed,
             own_test=self.settled.own_test,
         )
-        self.settled = self._with_pool(dataset)
+        program = for_run(
+            self.settled.program,
+            self.fleet.training.methods,
+            dataset,
+            self.settled.split,
+            devices=len(self.fleet.members),
+            samples=self.settled.samples,
+            seed=self.fleet.training.seed,
+            out=self.out / "programs" / self.settled.program.name,
+        )
+        self.settled = replace(self.settled, program=program, manifest=read_manifest(program))
         return write_shards(self.out / "shards", shards, scale=dataset.scale, label_count=dataset.label_count)
-
-    def _with_pool(self, dataset: Dataset) -> Settled:
-        try:
-            program = for_run(
-                self.settled.program,
-                self.fleet.training.methods,
-                dataset,
-                self.settled.split,
-                devices=len(self.fleet.members),
-                samples=self.settled.samples,
-                seed=self.fleet.training.seed,
-                out=self.out / "programs" / self.settled.program.name,
-            )
-        except ValueError as problem:
-            raise DemoError(str(problem)) from problem
-        return replace(self.settled, program=program, manifest=read_manifest(program))
 
     def _prepare(self, name: str, prefix: str, leftovers: Leftovers, stack: ExitStack) -> Backend:
         members = [member for member in self.fleet.members if member.group.backend == name]

@@ -84,7 +84,6 @@ def _bits(runs: Sequence[Curve]) -> int:
 
 # ---------------------------------------------------------------- Mix2FLD, arXiv 2006.09801
 
-MIX_METHODS = ("fl", "fd", "fld", "mixfld", "mix2fld")
 MIX_SEEDS = (10, 50)
 
 

@@ -163,7 +163,7 @@ def test_share_has_its_pool_from_what_a_split_leaves_over(tmp_path: Path) -> Non
 def test_a_split_that_leaves_nothing_over_has_no_share(tmp_path: Path) -> None:
     code, _, err = finished(demo(tmp_path / "run", "--samples", "100", "--split", "iid", "--methods", "share"))
     assert code == 1
-    assert "no input is left over for a pool: give the devices fewer samples" in err
+    assert "iid leaves no input over for share's pool: fewer samples a device" in err
 
 
 def test_no_process_is_left(small: tuple[Path, str]) -> None:
