@@ -9,8 +9,6 @@ The codec (bytes <-> message) is `edge.wire.codec`, the coded logits are `edge.w
 
 from __future__ import annotations
 
-import math
-import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from edge.wire.options import AgentOptions, FldOptions, Options, ShareOptions
 from edge.wire.proxy import Pairs, ProxyMemory
 from edge.wire.rows import CodedRows, NotFiniteError
+from edge.wire.values import Value, float32, is_uint32, require, shorten, vector
 
 UintArray: TypeAlias = NDArray[np.uint32]
 WideArray: TypeAlias = NDArray[np.uint64]
@@ -29,7 +28,6 @@ FloatArray: TypeAlias = NDArray[np.float32]
 DIGEST_BYTES = 4
 """Bytes of a SHA-256 digest that name a program or a label schema on the wire: enough to tell the programs of one fleet
 apart (docs/adr/0033)."""
-
 
 MOST_ROUNDS = 1_000_000
 
@@ -100,64 +98,20 @@ class Order(IntEnum):
     STOP = 2
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _uint32(value: int) -> bool:
-    return 0 <= value < 2**32
-
-
 def _check_place(run: int, round_: int, check: int = 0) -> None:
     """Where a message belongs: its run, its round, and the label schema it is of."""
     if not (0 <= run < 2**32 and 0 <= round_ <= MOST_ROUNDS and 0 <= check < 65536):
         raise ValueError("run is uint32, round at most 1,000,000, check uint16")
 
 
-def _float32(value: float) -> float:
-    """The value as the wire says it, so that a message is the same before and after its journey."""
-    if not math.isfinite(value):
-        raise NotFiniteError("learning rate, gamma, deadline and reported numbers are finite")
-    try:
-        (short,) = struct.unpack("<f", struct.pack("<f", value))
-    except OverflowError:
-        raise ValueError(f"{value} is more than a float32 can say") from None
-    return float(short)
-
-
-def _vector(name: str, values: UintArray | WideArray | FloatArray, dtype: np.dtype[np.generic]) -> None:
-    if values.ndim != 1 or values.dtype != dtype:
-        raise ValueError(f"{name} is a vector of {dtype}")
-    if values.flags.writeable:
-        values.flags.writeable = False
-
-
 def _finite(parameters: FloatArray) -> None:
-    _vector("parameters", parameters, _FLOAT32)
+    vector("parameters", parameters, _FLOAT32)
     if not np.isfinite(parameters).all():
         raise NotFiniteError("parameters are finite: training has diverged, lower the learning rate")
 
 
-class _Value:
-    """Equality over all fields, arrays included (which a dataclass cannot compare by itself)."""
-
-    __slots__ = ()
-
-    def _key(self) -> tuple[object, ...]:
-        names: tuple[str, ...] = tuple(type(self).__slots__)
-        values = (getattr(self, name) for name in names)
-        return tuple((v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v for v in values)
-
-    def __eq__(self, other: object) -> bool:
-        return self._key() == other._key() if isinstance(other, _Value) and type(self) is type(other) else False
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._key()))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Plan(_Value):
+class Plan(Value):
     """One round, whole: what to do, and what came out of the round before. Retained on the broker.
 
     A device that hears only this message can join. Round `rounds` is the last: it carries the result and
@@ -206,42 +160,41 @@ class Plan(_Value):
 
     def __post_init__(self) -> None:
         _check_place(self.run, self.round)
-        _require(_uint32(self.seed), "seed is uint32")
-        _require(self.round <= self.rounds, "0 <= round <= rounds")
-        _require(1 <= self.rounds <= MOST_ROUNDS and 1 <= self.steps <= 1_000_000, "1 <= rounds, steps <= 1e6")
-        for name in ("lr", "gamma", "deadline_s"):
-            object.__setattr__(self, name, _float32(getattr(self, name)))
-        _require(0 < self.lr < 1e3, "0 < lr < 1000")
-        _require(0 <= self.gamma < 1e3, "0 <= gamma < 1000")
-        _require(self.bits in {32, 16, 8, 4, 3}, "bits is 32, 16, 8, 4 or 3")
-        _require(0 < self.deadline_s <= 7 * 86400, "0 < deadline_s <= one week")
-        _require(self.qos in {0, 1}, "qos is 0 or 1")
-        _require(len(self.program) == DIGEST_BYTES, "a digest is 4 bytes")
-        _require(min(self.cohort, default=0) >= 0 and max(self.cohort, default=0) < 65536, "seats are uint16")
-        _vector("contributors", self.contributors, _UINT32)
-        _require(max(self.contributors.tolist(), default=0) < 65536, "at most 65535 contributors a label")
+        require(is_uint32(self.seed), "seed is uint32")
+        require(self.round <= self.rounds, "0 <= round <= rounds")
+        require(1 <= self.rounds <= MOST_ROUNDS and 1 <= self.steps <= 1_000_000, "1 <= rounds, steps <= 1e6")
+        shorten(self, "lr", "gamma", "deadline_s")
+        require(0 < self.lr < 1e3, "0 < lr < 1000")
+        require(0 <= self.gamma < 1e3, "0 <= gamma < 1000")
+        require(self.bits in {32, 16, 8, 4, 3}, "bits is 32, 16, 8, 4 or 3")
+        require(0 < self.deadline_s <= 7 * 86400, "0 < deadline_s <= one week")
+        require(self.qos in {0, 1}, "qos is 0 or 1")
+        require(len(self.program) == DIGEST_BYTES, "a digest is 4 bytes")
+        require(min(self.cohort, default=0) >= 0 and max(self.cohort, default=0) < 65536, "seats are uint16")
+        vector("contributors", self.contributors, _UINT32)
+        require(max(self.contributors.tolist(), default=0) < 65536, "at most 65535 contributors a label")
         self._check_logits()
         if self.options:
-            object.__setattr__(self, "options", tuple([_float32(option) for option in self.options]))
+            object.__setattr__(self, "options", tuple([float32(option) for option in self.options]))
         self.read_options()
-        _require(not self.labels or self.method is Method.SHARE, "labels of shared inputs are for share")
+        require(not self.labels or self.method is Method.SHARE, "labels of shared inputs are for share")
 
     def read_options(self) -> Options | None:
         """The options of this plan's method; None where it has none. Raises ValueError."""
         kind = OPTIONS.get(self.method)
         if kind is None:
-            _require(not self.options, f"{self.method.name.lower()} has no options")
+            require(not self.options, f"{self.method.name.lower()} has no options")
             return None
         return kind.from_plan(self.options)
 
     def _check_logits(self) -> None:
         rows = int(np.count_nonzero(self.contributors))
         if self.logits is None:
-            _require(rows == 0, "one row for each label with contributors")
+            require(rows == 0, "one row for each label with contributors")
             return
-        _require(rows == self.logits.rows > 0, "one row for each label with contributors; None when there are none")
-        _require(self.logits.labels == len(self.contributors), "rows as wide as there are labels")
-        _require(self.logits.bits == self.bits, "the plan's logits have the plan's bits")
+        require(rows == self.logits.rows > 0, "one row for each label with contributors; None when there are none")
+        require(self.logits.labels == len(self.contributors), "rows as wide as there are labels")
+        require(self.logits.bits == self.bits, "the plan's logits have the plan's bits")
 
     @property
     def done(self) -> bool:
@@ -249,7 +202,7 @@ class Plan(_Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Upload(_Value):
+class Upload(Value):
     """A device's mean logits of one FD round. With run, round and the topic's device it is idempotent."""
 
     run: int
@@ -263,21 +216,16 @@ class Upload(_Value):
 
     def __post_init__(self) -> None:
         _check_place(self.run, self.round, self.check)
-        _vector("counts", self.counts, _UINT32)
-        _require(int(np.count_nonzero(self.counts)) == self.logits.rows, "one row for each label with counts")
-        _require(self.logits.labels == len(self.counts), "rows as wide as there are labels")
+        vector("counts", self.counts, _UINT32)
+        require(int(np.count_nonzero(self.counts)) == self.logits.rows, "one row for each label with counts")
+        require(self.logits.labels == len(self.counts), "rows as wide as there are labels")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LabelUpload(_Value):
-    """A device's mean logits and its labels of the round's shared inputs (`share`)."""
+class _WithMeans(Value):
+    """An upload that has one of mean logits in it, and its place from there."""
 
+    __slots__ = ()
     means: Upload
-    labels: bytes
-    """As in `Plan.labels`."""
-
-    def __post_init__(self) -> None:
-        _require(len(self.labels) > 0, "labels of the shared inputs; an Upload where there are none")
 
     @property
     def run(self) -> int:
@@ -289,7 +237,19 @@ class LabelUpload(_Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Seeds(_Value):
+class LabelUpload(_WithMeans):
+    """A device's mean logits and its labels of the round's shared inputs (`share`)."""
+
+    means: Upload
+    labels: bytes
+    """As in `Plan.labels`."""
+
+    def __post_init__(self) -> None:
+        require(len(self.labels) > 0, "labels of the shared inputs; an Upload where there are none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seeds(Value):
     """N samples, or mixed pairs of samples, that a device gives away: bytes, value = offset + scale * byte."""
 
     x: NDArray[np.uint8]
@@ -302,17 +262,16 @@ class Seeds(_Value):
     offset: float
 
     def __post_init__(self) -> None:
-        for name in ("scale", "offset"):
-            object.__setattr__(self, name, _float32(getattr(self, name)))
-        _require(self.x.ndim == 2 and self.x.dtype == np.uint8 and self.x.size > 0, "x is (N, size) bytes")
+        shorten(self, "scale", "offset")
+        require(self.x.ndim == 2 and self.x.dtype == np.uint8 and self.x.size > 0, "x is (N, size) bytes")
         if self.x.flags.writeable:
             self.x.flags.writeable = False
-        _vector("first", self.first, _UINT32)
-        _vector("second", self.second, _UINT32)
-        _require(len(self.first) == len(self.x), "one first label a seed")
-        _require(len(self.second) in {0, len(self.x)}, "one second label a seed, or none at all")
-        _require(self.scale > 0, "scale is positive")
-        _require(not (self.first[: len(self.second)] == self.second).any(), "a pair has two labels")
+        vector("first", self.first, _UINT32)
+        vector("second", self.second, _UINT32)
+        require(len(self.first) == len(self.x), "one first label a seed")
+        require(len(self.second) in {0, len(self.x)}, "one second label a seed, or none at all")
+        require(self.scale > 0, "scale is positive")
+        require(not (self.first[: len(self.second)] == self.second).any(), "a pair has two labels")
 
     def values(self) -> FloatArray:
         """(N, size)."""
@@ -321,23 +280,15 @@ class Seeds(_Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SeedUpload(_Value):
+class SeedUpload(_WithMeans):
     """A device's mean logits and its seeds (FLD): sent until an upload of this device has counted."""
 
     means: Upload
     seeds: Seeds
 
-    @property
-    def run(self) -> int:
-        return self.means.run
-
-    @property
-    def round(self) -> int:
-        return self.means.round
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ParameterUpload(_Value):
+class ParameterUpload(Value):
     """A device's parameters after one FL round."""
 
     run: int
@@ -350,12 +301,12 @@ class ParameterUpload(_Value):
 
     def __post_init__(self) -> None:
         _check_place(self.run, self.round, self.check)
-        _require(1 <= self.samples < 2**32, "samples is positive")
+        require(1 <= self.samples < 2**32, "samples is positive")
         _finite(self.parameters)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Done(_Value):
+class Done(Value):
     """A device has finished a round of a method that uploads nothing (`Method.ALONE`)."""
 
     run: int
@@ -366,7 +317,7 @@ class Done(_Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Parameters(_Value):
+class Parameters(Value):
     """The parameters that open round `round`: averaged (FL) or converted (FLD). Retained on the broker."""
 
     run: int
@@ -379,7 +330,7 @@ class Parameters(_Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MemoryUpload(_Value):
+class MemoryUpload(Value):
     """What an agent does in the proxy states it has visited in a round (FRD, MixFRD)."""
 
     run: int
@@ -393,7 +344,7 @@ class MemoryUpload(_Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PairsUpload(_Value):
+class PairsUpload(Value):
     """Every state an agent has seen in a round, and its policy there (PD)."""
 
     run: int
@@ -406,7 +357,7 @@ class PairsUpload(_Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FleetMemory(_Value):
+class FleetMemory(Value):
     """What the fleet does in the proxy states it has visited: opens round `round`. Retained on the broker."""
 
     run: int
@@ -418,7 +369,7 @@ class FleetMemory(_Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FleetPairs(_Value):
+class FleetPairs(Value):
     """All agents' states and policies: opens round `round`. Retained on the broker."""
 
     run: int
@@ -430,7 +381,7 @@ class FleetPairs(_Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Birth(_Value):
+class Birth(Value):
     """A device says that it is there and what it is. Retained on the broker."""
 
     profile: str
@@ -443,36 +394,36 @@ class Birth(_Value):
     """(L,) local training samples of each label."""
 
     def __post_init__(self) -> None:
-        _require(len(self.program) == DIGEST_BYTES == len(self.schema), "digests are 4 bytes")
+        require(len(self.program) == DIGEST_BYTES == len(self.schema), "digests are 4 bytes")
         texts = (self.profile, self.runtime, self.version)
-        _require(all(len(text) <= 64 for text in texts), "texts of at most 64 characters")
-        _vector("samples", self.samples, _UINT32)
-        _require(len(self.samples) >= 1, "samples a label")
+        require(all(len(text) <= 64 for text in texts), "texts of at most 64 characters")
+        vector("samples", self.samples, _UINT32)
+        require(len(self.samples) >= 1, "samples a label")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Gone(_Value):
+class Gone(Value):
     """A device has left; also its last will, which the broker sends when the link dies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Seat(_Value):
+class Seat(Value):
     """A device's number in one run: its bit in `Plan.cohort`."""
 
     run: int
     seat: int
 
     def __post_init__(self) -> None:
-        _require(_uint32(self.run) and 0 <= self.seat < 65536, "seat is uint16")
+        require(is_uint32(self.run) and 0 <= self.seat < 65536, "seat is uint16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Command(_Value):
+class Command(Value):
     order: Order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Report(_Value):
+class Report(Value):
     """Instrumentation, apart from every method's own bytes: how device and model stood after a round."""
 
     run: int
@@ -495,12 +446,11 @@ class Report(_Value):
     def __post_init__(self) -> None:
         if not abs(self.loss) <= LARGEST:
             object.__setattr__(self, "loss", LARGEST)
-        for name in ("accuracy", "loss", "train_s"):
-            object.__setattr__(self, name, _float32(getattr(self, name)))
+        shorten(self, "accuracy", "loss", "train_s")
         _check_place(self.run, self.round)
-        _require(0 <= self.accuracy <= 1 and self.train_s >= 0, "accuracy is 0..1, train_s >= 0")
+        require(0 <= self.accuracy <= 1 and self.train_s >= 0, "accuracy is 0..1, train_s >= 0")
         totals = (self.payload_up, self.payload_down, self.stream_up, self.stream_down)
-        _require(all(0 <= total < 2**64 for total in totals), "byte totals are uint64")
+        require(all(0 <= total < 2**64 for total in totals), "byte totals are uint64")
 
 
 METER_KINDS = (
@@ -538,7 +488,7 @@ segments, and those of them that carry data; bytes of all segments' IP and TCP h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Meter(_Value):
+class Meter(Value):
     """Instrumentation, apart from every method's own bytes: what a device's link and processor did since the run began.
 
     Totals, so that one that is lost is made good by the next; the plan that began the run is among them. Every number
@@ -569,11 +519,10 @@ class Meter(_Value):
     """Since the run began."""
 
     def __post_init__(self) -> None:
-        for name in ("cpu_s", "review_cpu_s", "elapsed_s"):
-            object.__setattr__(self, name, _float32(getattr(self, name)))
-            _require(getattr(self, name) >= 0, f"{name} >= 0")
+        shorten(self, "cpu_s", "review_cpu_s", "elapsed_s")
+        require(min(self.cpu_s, self.review_cpu_s, self.elapsed_s) >= 0, "seconds are not negative")
         _check_place(self.run, self.round)
-        _require(_uint32(self.connects), "connects is uint32")
+        require(is_uint32(self.connects), "connects is uint32")
         for name in ("packets_up", "packets_down", "payload_up", "payload_down", "mqtt_up", "mqtt_down"):
             _counts(name, getattr(self, name), len(METER_KINDS))
         if self.stream is not None:
@@ -581,8 +530,8 @@ class Meter(_Value):
 
 
 def _counts(name: str, values: WideArray, length: int) -> None:
-    _vector(name, values, _UINT64)
-    _require(len(values) == length, f"{name} has {length} numbers")
+    vector(name, values, _UINT64)
+    require(len(values) == length, f"{name} has {length} numbers")
 
 
 AnyUpload: TypeAlias = Upload | LabelUpload | SeedUpload | ParameterUpload | MemoryUpload | PairsUpload | Done

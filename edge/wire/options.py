@@ -6,9 +6,10 @@ left out as zero. All defaults of these settings stand here; docs/methods.md say
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Self, TypeAlias
+
+from edge.wire.values import require, shorten
 
 SHARED_BITS = (0, 8, 4, 3)
 """Of a shared input's label: 0 for the label alone, otherwise of a logarithmic code (`edge.wire.rows`)."""
@@ -42,12 +43,11 @@ class FldOptions:
     """lambda, the weight of a pair's first sample (mixfld, mix2fld): 0 < lam < 0.5."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "beta", "lam"):
-            object.__setattr__(self, name, _float32(getattr(self, name)))
-        _check(1 <= self.seeds <= MOST_SEEDS, f"1 to {MOST_SEEDS} seeds a device")
-        _check(1 <= self.steps <= 1_000_000, "1 to 1e6 conversion steps")
-        _check(0 < self.lr < 1e3 and 0 <= self.beta < 1e3, "0 < conversion lr < 1000, 0 <= beta < 1000")
-        _check(0 < self.lam < 0.5, "0 < lambda < 0.5: at 0.5 a mixed pair cannot be taken apart again")
+        shorten(self, "lr", "beta", "lam")
+        require(1 <= self.seeds <= MOST_SEEDS, f"1 to {MOST_SEEDS} seeds a device")
+        require(1 <= self.steps <= 1_000_000, "1 to 1e6 conversion steps")
+        require(0 < self.lr < 1e3 and 0 <= self.beta < 1e3, "0 < conversion lr < 1000, 0 <= beta < 1000")
+        require(0 < self.lam < 0.5, "0 < lambda < 0.5: at 0.5 a mixed pair cannot be taken apart again")
 
     def to_plan(self, round_: int) -> tuple[float, ...]:
         """The same in every round."""
@@ -77,10 +77,10 @@ class ShareOptions:
     """Rounds of FD alone before the first labels; a plan does not say it, its `inputs` do."""
 
     def __post_init__(self) -> None:
-        _check(0 <= self.inputs <= MOST_INPUTS, f"0 to {MOST_INPUTS} shared inputs a round")
-        _check(1 <= self.buffer <= 1000 and self.warm_up >= 0, "buffer is 1 to 1000 rounds, warm-up at least 0")
-        _check(0 <= self.shift <= 64, "shift is 0 to 64 pixels")
-        _check(self.bits in SHARED_BITS, f"bits of a shared label: one of {', '.join(map(str, SHARED_BITS))}")
+        require(0 <= self.inputs <= MOST_INPUTS, f"0 to {MOST_INPUTS} shared inputs a round")
+        require(1 <= self.buffer <= 1000 and self.warm_up >= 0, "buffer is 1 to 1000 rounds, warm-up at least 0")
+        require(0 <= self.shift <= 64, "shift is 0 to 64 pixels")
+        require(self.bits in SHARED_BITS, f"bits of a shared label: one of {', '.join(map(str, SHARED_BITS))}")
 
     def to_plan(self, round_: int) -> tuple[float, ...]:
         """Of round `round_`: no inputs while it is warm-up."""
@@ -125,13 +125,13 @@ class AgentOptions:
     """MixFRD: alpha of the Beta distribution that a pair's weight is drawn from."""
 
     def __post_init__(self) -> None:
-        for name in ("discount", "trace", "entropy", "critic", "reward", "distil_lr", "mixup"):
-            object.__setattr__(self, name, _float32(getattr(self, name)))
-        _check(1 <= self.segment <= MOST_SEGMENT, f"a segment has 1 to {MOST_SEGMENT} steps")
-        _check(0 < self.discount <= 1 and 0 <= self.trace <= 1, "0 < discount <= 1, 0 <= trace <= 1")
-        _check(0 <= self.entropy < 1e3 and 0 < self.critic < 1e3 and 0 < self.reward < 1e3, "0 < critic, reward < 1000")
-        _check(2 <= self.bins <= 1000 and 1 <= self.epochs <= 1000, "2 to 1000 bins, 1 to 1000 epochs")
-        _check(0 < self.distil_lr < 1e3 and 0 < self.mixup <= 100, "0 < distil lr < 1000, 0 < mixup <= 100")
+        shorten(self, "discount", "trace", "entropy", "critic", "reward", "distil_lr", "mixup")
+        require(1 <= self.segment <= MOST_SEGMENT, f"a segment has 1 to {MOST_SEGMENT} steps")
+        require(0 < self.discount <= 1 and 0 <= self.trace <= 1, "0 < discount <= 1, 0 <= trace <= 1")
+        require(0 <= self.entropy < 1e3, "0 <= entropy < 1000")
+        require(0 < self.critic < 1e3 and 0 < self.reward < 1e3, "0 < critic, reward < 1000")
+        require(2 <= self.bins <= 1000 and 1 <= self.epochs <= 1000, "2 to 1000 bins, 1 to 1000 epochs")
+        require(0 < self.distil_lr < 1e3 and 0 < self.mixup <= 100, "0 < distil lr < 1000, 0 < mixup <= 100")
 
     def to_plan(self, round_: int) -> tuple[float, ...]:
         """The same in every round."""
@@ -144,7 +144,7 @@ class AgentOptions:
     def from_plan(cls, options: tuple[float, ...]) -> Self:
         """Raises ValueError on what `to_plan` does not write."""
         segment, discount, trace, entropy, critic, reward, bins, lr, epochs, mixup, *flags = _filled(options, 12)
-        _check(all(flag in {0.0, 1.0} for flag in flags), "average and values are 0 or 1")
+        require(all(flag in {0.0, 1.0} for flag in flags), "average and values are 0 or 1")
         return cls(
             segment=_whole(segment),
             discount=discount,
@@ -164,20 +164,6 @@ class AgentOptions:
 Options: TypeAlias = FldOptions | ShareOptions | AgentOptions
 
 
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _float32(value: float) -> float:
-    """As the wire says it."""
-    try:
-        (short,) = struct.unpack("<f", struct.pack("<f", value))
-    except OverflowError:
-        raise ValueError(f"{value} is more than a float32 can say") from None
-    return float(short)
-
-
 def _trimmed(*numbers: float) -> tuple[float, ...]:
     """Without the zeros at the end."""
     last = max((at for at, number in enumerate(numbers) if number), default=-1)
@@ -185,11 +171,11 @@ def _trimmed(*numbers: float) -> tuple[float, ...]:
 
 
 def _filled(options: tuple[float, ...], count: int) -> tuple[float, ...]:
-    _check(len(options) <= count, f"at most {count} options, not {len(options)}")
-    _check(not options or options[-1] != 0, "zeros at the end are left out")
+    require(len(options) <= count, f"at most {count} options, not {len(options)}")
+    require(not options or options[-1] != 0, "zeros at the end are left out")
     return options + (0.0,) * (count - len(options))
 
 
 def _whole(number: float) -> int:
-    _check(number == int(number) if abs(number) < 2**24 else False, f"{number} where a whole number belongs")
+    require(number == int(number) if abs(number) < 2**24 else False, f"{number} where a whole number belongs")
     return int(number)

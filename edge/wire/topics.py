@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 NAME_LENGTH = 32
 """Of a fleet's or a device's name; with both at their longest a topic takes 70 bytes."""
@@ -77,5 +78,6 @@ def _fleet(fleet: str) -> str:
     return check_name(fleet, "fleet")
 
 
+@lru_cache(maxsize=256)
 def _of_device(fleet: str, channel: str, device: str) -> str:
     return f"ps/{_fleet(fleet)}/{channel}/{check_name(device, 'device')}"
