@@ -161,6 +161,38 @@ def test_max_pooling_cuts_the_rest_and_gives_ties_to_the_first(size: tuple[int, 
     same("max_pool2d_grad", {"size": list(size)}, dx, g, x.detach(), y.detach())
 
 
+@pytest.mark.parametrize("outputs", [2, 4])  # fewer than there are inputs, and more
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_convolution_that_is_only_pooled(outputs: int, kernel: int) -> None:
+    """It lies in the places of the window: ties still go to the first, and its gradients are those of torch."""
+    x = torch.randint(0, 3, (2, 3, 6, 8)).float().requires_grad_()  # many ties
+    w = torch.randint(0, 2, (outputs, 3, kernel, kernel)).float().requires_grad_()
+    pair = {"stride": [1, 1], "padding": [kernel // 2, kernel // 2]}
+    y = functional.conv2d(x, w, padding=kernel // 2)
+    pooled = functional.max_pool2d(y, (3, 2))
+    g = torch.randn_like(pooled)
+    dx, dw = torch.autograd.grad(pooled, (x, w), g)
+    graph = Graph(
+        inputs=("x", "w", "g"),
+        outputs=("pooled", "dx", "dw"),
+        shapes={"x": (2, 3, 6, 8), "w": tuple(w.shape), "g": tuple(g.shape), "y": tuple(y.shape)}
+        | {"pooled": tuple(g.shape), "d": tuple(y.shape), "dx": tuple(x.shape), "dw": tuple(w.shape)},
+        constants={},
+        nodes=(
+            Node(op="conv2d", inputs=("x", "w"), output="y", attributes=pair),
+            Node(op="max_pool2d", inputs=("y",), output="pooled", attributes={"size": [3, 2]}),
+            Node(op="max_pool2d_grad", inputs=("g", "y", "pooled"), output="d", attributes={"size": [3, 2]}),
+            Node(op="conv2d_dx", inputs=("d", "w"), output="dx", attributes=pair | {"shape": [2, 3, 6, 8]}),
+            Node(op="conv2d_dw", inputs=("d", "x"), output="dw", attributes=pair | {"shape": list(w.shape)}),
+        ),
+    )
+    held, inputs = Executable(graph), [x.detach().numpy(), w.detach().numpy(), g.numpy()]
+    found = held.run(inputs)
+    held.run([1 - value for value in inputs])  # what was handed out is not overwritten by the next run
+    for got, want in zip(found, (pooled.detach(), dx, dw), strict=True):
+        np.testing.assert_allclose(got, want.numpy(), rtol=1e-5, atol=ABSOLUTE * 10)
+
+
 def test_an_unknown_op_says_what_to_do() -> None:
     with pytest.raises(ValueError, match="compile the program again"):
         run("winograd", {}, torch.zeros(1), out=(1,))

@@ -80,6 +80,17 @@ def cases() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
         "adaptive average": (image_net(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), features=3), (2, 7, 6)),
         "pooled": (image_net(nn.Conv2d(2, 3, 3), nn.MaxPool2d(2), nn.Conv2d(3, 4, (1, 2)), features=8), (2, 7, 6)),
         "relu and pooled": (image_net(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2), features=12), (2, 7, 6)),
+        "pooled twice": (
+            image_net(
+                nn.Conv2d(2, 6, 3, padding=1),
+                nn.MaxPool2d(2),
+                nn.Conv2d(6, 4, 3, padding=1),
+                nn.MaxPool2d((1, 2)),
+                nn.Conv2d(4, 5, 2, stride=2),
+                features=10,
+            ),
+            (2, 8, 8),
+        ),
         "pooled and not": (PooledAndNot(), (2, 6, 6)),
         "no bias": (image_net(nn.Conv2d(2, 3, (3, 2), bias=False), nn.MaxPool2d(2), features=12), (2, 7, 6)),
         "three convolutions": (
