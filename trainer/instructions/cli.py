@@ -43,7 +43,7 @@ def instructions(programs: tuple[str, ...], runtime: str, profile: str, steps: i
     from trainer.instructions.count import CountError, count_step
 
     click.echo(
-        f"{'PROGRAM':<12} {'RUNTIME':<18} {'CORE':<11} {'INSTRUCTIONS/STEP':>17} {'SPREAD':>8}  ABOVE IDLE (MODELLED)"
+        f"{'PROGRAM':<12} {'RUNTIME':<29} {'CORE':<11} {'INSTRUCTIONS/STEP':>17} {'SPREAD':>8}  ABOVE IDLE (MODELLED)"
     )
     for name in programs or tuple(SHIPPED):
         try:
@@ -57,5 +57,5 @@ def instructions(programs: tuple[str, ...], runtime: str, profile: str, steps: i
         except NotCalibratedError:
             joules = "no nJ an instruction in the profile"
         click.echo(
-            f"{count.program:<12} {count.runtime:<18} {count.cpu:<11} {count.each:>17,} {count.spread:>8.3%}  {joules}"
+            f"{count.program:<12} {count.runtime:<29} {count.cpu:<11} {count.each:>17,} {count.spread:>8.3%}  {joules}"
         )
