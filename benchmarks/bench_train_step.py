@@ -35,7 +35,7 @@ from trainer.models import MODELS
 
 BATCH, LR, WARM_UP, STEPS = 32, 0.05, 2, 6
 PROGRAMS = {"dense": "mlp", "cnn": "cnn", "cnn-8x8": "cnn-8x8", "har-cnn": "har-cnn"}
-"""784-128-10; the 12,544-parameter CNN of EXPERIMENTS, section 0; the demo's; phone sensors'. All take plain SGD."""
+"""784-128-10; the 12,544-parameter CNN; the demo's; phone sensors'. All take plain SGD."""
 GOAL = {"dense": 2.5, "cnn": 1.5, "cnn-8x8": 1.5, "har-cnn": 1.5}
 """Of onnx against torch eager."""
 

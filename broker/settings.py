@@ -83,7 +83,7 @@ class RunSettings:
 
 
 AGENT_DEFAULTS: Mapping[str, Any] = {"steps": 25, "lr": 1e-3, "deadline_s": 600.0}
-"""Where agents differ: steps are episodes (METHODS, section 4), lr that of the actor (docs/rl.md); 25 episodes of 500
+"""Where agents differ: steps are episodes, lr that of the actor (docs/rl.md); 25 episodes of 500
 steps take a minute on a slow board."""
 
 

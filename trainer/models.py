@@ -43,14 +43,14 @@ def mlp(input_shape: Shape, labels: int) -> nn.Module:
 
 
 def mlp_32(input_shape: Shape, labels: int) -> nn.Module:
-    """One hidden layer of 32: 135-32-6 has 4,550 parameters (EXPERIMENTS, section 3c)."""
+    """One hidden layer of 32: 135-32-6 has 4,550 parameters."""
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), 32), nn.ReLU(), nn.Linear(32, labels))
 
 
 def cnn(input_shape: Shape, labels: int) -> nn.Module:
     """conv3x3x12 same - maxpool2 - relu - conv3x3x6 same - relu - FC: 12,544 parameters for 1x28x28 and 10 labels.
 
-    One count that fits Mix2FLD's 12,544 (METHODS, section 3); EXPERIMENTS, section 0.
+    One layout of the size that is recalled of Mix2FLD's model (arXiv 2006.09801); its own could not be checked.
     """
     return _cnn(input_shape, labels, 12, 6)
 
@@ -104,7 +104,7 @@ def cnn_8x8(input_shape: Shape, labels: int) -> nn.Module:
 
 
 def har_cnn(input_shape: Shape, labels: int) -> nn.Module:
-    """conv9/4x16 - relu - conv5/2x32 - relu - FC over 9 x 128 samples of phone sensors (EXPERIMENTS, section 3c)."""
+    """conv9/4x16 - relu - conv5/2x32 - relu - FC over 9 x 128 samples of phone sensors."""
     channels, length = input_shape
     first = (length - 9) // 4 + 1
     second = (first - 5) // 2 + 1

@@ -51,12 +51,12 @@ class Task:
 
 
 SOLVED_EPISODES = 10
-"""METHODS, section 4: solved = the mean of 10 consecutive episodes."""
+"""A task is solved when the mean of so many consecutive episodes is (docs/rl.md)."""
 
 TASKS = {
     task.name: task
     for task in (
-        # Ranges and scale of EXPERIMENTS, section 6; 2.4 and .2095 are where gymnasium ends the episode.
+        # 2.4 and .2095 are where gymnasium ends the episode; the other ranges, of what was visited, are ours.
         Task(
             name="CartPole-v1",
             actions=("left", "right"),

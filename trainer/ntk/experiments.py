@@ -20,7 +20,7 @@ from trainer.ntk.networks import Points, Trajectory, descend, initial, log_steps
 from trainer.ntk.predict import Descent, Modes, Predicted
 
 TEACHER_NOISE = 0.3
-"""Of KD's teacher: the label plus this much N(0, 1) on each output (EXPERIMENTS of the project, section 5)."""
+"""Of KD's teacher: the label plus this much N(0, 1) on each output."""
 OF_THE_LIMIT = 0.5
 """The step size, of the largest at which gradient descent on the fastest mode does not diverge."""
 

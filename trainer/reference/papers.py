@@ -154,7 +154,7 @@ def _faster(runs: Sequence[Curve], fl: Sequence[Curve]) -> str:
 
 
 def privacy_table(wish: Wish, cache: Path) -> Table:
-    """Log distance of the nearest raw sample, of seeds as they are sent and as they are taken apart (METHODS, 3)."""
+    """Log distance of the nearest raw sample, of seeds as they are sent and as they are taken apart."""
     rows: list[tuple[Cell, ...]] = []
     for lam in (0.01, 0.1, 0.2, 0.4):
         (job, *_) = made(replace(wish, splits=("iid",), seeds=(0,)), cache, ["mix2fld"], lam=lam, seeds=10)

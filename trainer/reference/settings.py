@@ -60,7 +60,7 @@ class Settings:
     label_code: str = "argmax"
     """Of a shared input's label."""
     warm_up: int = 5
-    """share: rounds of FD alone; hard votes from the start can kill a label (EXPERIMENTS, section 3)."""
+    """share: rounds of FD alone; hard votes from the start can kill a label for good."""
     buffer: int = 3
     """share: rounds whose labelled inputs a device trains on."""
     weights: str = "sqrt"

@@ -40,7 +40,7 @@ class Learning:
     lr: float = 1e-3
     """Of the actor."""
     clip: float = 0.5
-    """Largest norm of a gradient (EXPERIMENTS, section 6); part of the compiled program."""
+    """Largest norm of a gradient; part of the compiled program."""
     options: AgentOptions = field(default_factory=AgentOptions)
 
 
@@ -265,7 +265,7 @@ def population(
 ) -> Agents:
     """Agents with hidden layers `hidden[i]` and parameters drawn from (seed, name), or from the seed alone (`common`).
 
-    The last layers start near zero (EXPERIMENTS, section 6): at first every action is as likely, every value 0.
+    The last layers start near zero: at first every action is as likely, every value 0.
     """
     shapes: dict[tuple[int, ...], list[int]] = {}
     for i, layers in enumerate(hidden):

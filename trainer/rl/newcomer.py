@@ -21,7 +21,7 @@ from trainer.rl.study import HIDDEN, Study
 ROUNDS = 2
 """Rounds whose states the memory holds, once the fleet has solved its task: the one just played, and one more."""
 EPOCHS, RATE = 50, 3e-3
-"""Of the newcomer's distillation (EXPERIMENTS, section 6: Adam 3e-3, 5 or 50 epochs)."""
+"""Of the newcomer's distillation, with Adam."""
 EVALUATED = 20
 """Episodes of the greedy policy."""
 

@@ -54,7 +54,7 @@ def test_what_cannot_be_averaged_is_said() -> None:
 
 @given(st.integers(0, 2**32), st.integers(2, 8), st.integers(2, 6))
 def test_broadcast_and_leave_one_out_are_the_mean_over_the_others(seed: int, devices: int, labels: int) -> None:
-    """METHODS, section 1: one broadcast serves all, and costs nothing against a download for each device."""
+    """One broadcast serves all, and costs nothing against a download for each device."""
     rng = np.random.default_rng(seed)
     holds = rng.random((devices, labels)) < 0.6  # (D, L)
     rows = rng.dirichlet(np.ones(labels), size=(devices, labels)).astype(np.float32)  # (D, L, L)

@@ -52,7 +52,7 @@ def test_a_padded_step_is_the_step_of_the_short_batch() -> None:
 
 
 def test_two_cross_entropies_are_one() -> None:
-    """METHODS, section 0: CE(p, y) + gamma CE(p, q) = CE(p, y + gamma q)."""
+    """CE(p, y) + gamma CE(p, q) = CE(p, y + gamma q)."""
     p = np.array([[0.2, 0.3, 0.5]])
     target = targets(np.array([2]), 3, TEACHER, gamma=0.5, normalise=False, batch=1)
     separate = -np.log(p[0, 2]) - 0.5 * (TEACHER[2] * np.log(p[0])).sum()

@@ -1,4 +1,4 @@
-"""share, our own (EXPERIMENTS, section 3, recipe R3): labels of fresh shared inputs, and FD's rows, in 500 bytes.
+"""share, our own: labels of fresh shared inputs, and FD's rows, in 500 bytes.
 
     device i   K steps, each on B/2 local samples x and B/2 shared inputs u, the loss a mean over all B rows:
                    CE(F(w, x), y) + gamma CE(F(w, x), Ghat_i[y])   and   CE(F(w, u), v(u))
