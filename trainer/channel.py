@@ -137,6 +137,10 @@ class Channel:
         """One device's message to the aggregator."""
         return self.up.deliver(bits, 1, rng)[0]
 
+    def download(self, bits: int, rng: np.random.Generator) -> Delivery:
+        """The aggregator's message, as one device receives it."""
+        return self.down.deliver(bits, 1, rng)[0]
+
     def link(self, *, mtu_bytes: int = 1500) -> Link:
         """As an emulator shapes it for each device: `link = "mix2fld-asym"` in FLEET.toml."""
         up, down = (hop.shape(mtu_bytes=mtu_bytes) for hop in (self.up, self.down))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.wire.streams import Purpose, stream
-from trainer.channel import load_channel
+from trainer.channel import Channel, Delivery, load_channel
 from trainer.record.run import Curve, Layers, Point, Spread
 from trainer.reference.engines import Engine
 from trainer.reference.methods import method
@@ -137,19 +137,20 @@ class Air:
 
     def uploads(self, payloads: Sequence[int]) -> NDArray[np.bool_]:
         """(D,) whose upload, of so many bytes, arrived: all together, the slowest counts."""
-        return self._send(payloads, "upload")
+        return self._send(payloads, Channel.upload)
 
     def downloads(self, payload: int) -> NDArray[np.bool_]:
         """(D,) who received the broadcast."""
-        return self._send([payload] * len(self._rngs), "download")
+        return self._send([payload] * len(self._rngs), Channel.download)
 
-    def _send(self, payloads: Sequence[int], direction: str) -> NDArray[np.bool_]:
+    def _send(
+        self, payloads: Sequence[int], send: Callable[[Channel, int, np.random.Generator], Delivery]
+    ) -> NDArray[np.bool_]:
         arrived, slowest = np.ones(len(payloads), bool), 0.0
         if self._channel is not None:
-            send = getattr(self._channel, direction)
             for i, payload in enumerate(payloads):
                 if payload:
-                    delivery = send(8 * payload, self._rngs[i])
+                    delivery = send(self._channel, 8 * payload, self._rngs[i])
                     arrived[i], slowest = delivery.delivered, max(slowest, delivery.seconds)
         self.seconds += slowest
         return arrived
