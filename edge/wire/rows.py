@@ -12,6 +12,7 @@ Letters: R rows, L labels, b bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,16 @@ def _probabilities(bits: int) -> NDArray[np.float64]:
 
 
 _PROBABILITIES = {bits: _probabilities(bits) for bits in LOG_BITS}
+
+
+def _of_bytes() -> NDArray[np.float64]:
+    """(256, 2) what the two 4-bit codes in each byte say."""
+    byte = np.arange(256)
+    return _PROBABILITIES[4][np.stack((byte >> 4, byte & 15), axis=1)]
+
+
+_OF_BYTES = {8: _PROBABILITIES[8][:, None], 4: _of_bytes()}
+"""(256, codes a byte) what each byte says, as `_PROBABILITIES`; codes of 3 bits cross from byte to byte."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +97,7 @@ def read_rows(coded: Sequence[CodedRows]) -> NDArray[np.float32]:
     if first.bits in FLOAT_BITS:
         rows = np.frombuffer(data, _FLOAT_TYPES[first.bits]).reshape(shape).astype(np.float64)
     else:
-        rows = _PROBABILITIES[first.bits][_unpack(data, len(coded), first.rows * first.labels, first.bits)].reshape(
-            shape
-        )
+        rows = _said(np.frombuffer(data, np.uint8).reshape(len(coded), -1), shape, first.bits)
     normal: NDArray[np.float32] = (rows / rows.sum(axis=2, keepdims=True)).astype(np.float32)
     return normal
 
@@ -104,10 +113,9 @@ def code_rows(values: NDArray[np.floating], bits: int) -> CodedRows:
     if bits in FLOAT_BITS:
         data = np.ascontiguousarray(values, dtype=_FLOAT_TYPES[bits]).tobytes()
     elif bits in LOG_BITS:
-        top = 2**bits - 1
-        with np.errstate(divide="ignore"):  # log2(0) = -inf becomes the top code
-            octaves = -np.log2(values.astype(np.float64))
-        data = _pack(np.clip(np.rint(octaves * (top / OCTAVES)), 0, top).astype(np.uint8), bits)
+        # A probability may be a little above 1, and its code is 0 like that of 1.
+        octaves = -np.log2(np.maximum(values, 2**-OCTAVES, dtype=np.float64))
+        data = _pack(np.rint(octaves * ((2**bits - 1) / OCTAVES)).astype(np.uint8).ravel(), bits)
     else:
         raise ValueError("bits is 32, 16, 8, 4 or 3")
     return CodedRows(rows=values.shape[0], labels=values.shape[1], bits=bits, data=data)
@@ -115,30 +123,33 @@ def code_rows(values: NDArray[np.floating], bits: int) -> CodedRows:
 
 def _check_probabilities(rows: NDArray[np.floating]) -> None:
     """Of (R, L) floats: finite, 0 to 1, each row's sum 1 within `SUM_TOLERANCE`."""
-    if not np.isfinite(rows).all():
+    least, most = float(rows.min(initial=0)), float(rows.max(initial=0))  # NaN where any number is
+    if not (math.isfinite(least) and math.isfinite(most)):
         raise NotFiniteError("logits are finite: training has diverged, lower the learning rate")
-    if not ((rows >= 0) & (rows <= 1 + SUM_TOLERANCE)).all():
+    if least < 0 or most > 1 + SUM_TOLERANCE:
         raise ValueError("logits are probabilities, 0 to 1")
-    if not (np.abs(rows.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE).all():
+    if np.abs(rows.sum(axis=1, dtype=np.float64) - 1).max(initial=0) > SUM_TOLERANCE:
         raise ValueError("each row of logits sums to 1")
 
 
 def _pack(codes: NDArray[np.uint8], bits: int) -> bytes:
-    """Codes of any shape -> their low `bits` bits, one after the other, most significant first."""
-    planes = np.unpackbits(codes.reshape(-1, 1), axis=1)[:, 8 - bits :]  # (R*L, 8) -> (R*L, b)
+    """Codes (R*L,) -> their low `bits` bits, one after the other, most significant first."""
+    if bits == 8:
+        return codes.tobytes()
+    if bits == 4 and len(codes) % 2 == 0:
+        return (codes[::2] << 4 | codes[1::2]).tobytes()
+    planes = np.unpackbits(codes[:, None], axis=1)[:, 8 - bits :]  # (R*L, 8) -> (R*L, b)
     return np.packbits(planes).tobytes()
 
 
-def _unpack(data: bytes, uploads: int, count: int, bits: int) -> NDArray[np.uint8]:
-    """As many bytes for each of U uploads -> (U, count) codes."""
-    raw = np.frombuffer(data, np.uint8).reshape(uploads, -1)  # (U, bytes)
-    if bits == 8:
-        return raw
-    if bits == 4:
-        return np.stack((raw >> 4, raw & 15), axis=2).reshape(uploads, -1)[:, :count]  # (U, bytes, 2) -> (U, count)
-    planes = np.unpackbits(raw, axis=1, count=count * bits).reshape(uploads, count, bits)
+def _said(raw: NDArray[np.uint8], shape: tuple[int, int, int], bits: int) -> NDArray[np.float64]:
+    """Packed codes (U, bytes) -> (U, R, L) what they say, before rows are renormalised."""
+    count = shape[1] * shape[2]
+    if bits in _OF_BYTES:
+        return _OF_BYTES[bits][raw].reshape(len(raw), -1)[:, :count].reshape(shape)
+    planes = np.unpackbits(raw, axis=1, count=count * bits).reshape(len(raw), count, bits)
     weights = 1 << np.arange(bits - 1, -1, -1, dtype=np.uint8)
-    return (planes @ weights).astype(np.uint8)
+    return _PROBABILITIES[bits][(planes @ weights).astype(np.uint8)].reshape(shape)
 
 
 # ---------------------------------------------------------------- counts of samples, one byte each

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -52,6 +54,15 @@ def test_what_is_read_is_as_close_as_the_bits_allow(seed: int, rows: int, labels
         step = 15 / (2**bits - 1)
         octaves = np.abs(np.log2(np.maximum(values, 2.0**-15)) - np.log2(read))
         assert (octaves <= step + labels * 2.0**-14).all()
+
+
+@given(st.integers(0, 2**32), st.integers(0, 12), st.integers(1, 12), st.sampled_from(LOG_BITS))
+def test_codes_are_those_of_the_formula_one_after_the_other(seed: int, rows: int, labels: int, bits: int) -> None:
+    values, top = rows_of(seed, rows, labels), 2**bits - 1
+    codes = [min(max(round(-math.log2(p) * (top / 15)), 0), top) if p else top for p in values.ravel().tolist()]
+    said = "".join(f"{code:0{bits}b}" for code in codes)
+    data = code_rows(values, bits).data
+    assert "".join(f"{byte:08b}" for byte in data) == said + "0" * (-len(said) % 8)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 12), st.sampled_from(LOG_BITS))
