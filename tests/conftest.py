@@ -28,6 +28,9 @@ settings.load_profile("potstill")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+COVERING = ("edge/", "broker/", "trainer/test_partition.py")
+"""The pure modules' own tests. What a fleet or a study passes through on its way is not covered by that, and to trace
+it takes Python code twice its time."""
 
 
 def _missing(mark: str) -> str | None:
@@ -69,9 +72,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, lest one worker ends long after the others; files with tests to be alone last."""
-    slow, alone = ({item.path for item in items if item.get_closest_marker(mark)} for mark in ("slow", "alone"))
-    items.sort(key=lambda item: (item.path in alone, item.path not in slow))
+    """Which tests count for coverage, and their order.
+
+    Files with slow tests first, lest one worker ends long after the others; files with tests to be alone last.
+    """
+    for item in items:
+        if not item.path.relative_to(ROOT / "tests").as_posix().startswith(COVERING):
+            item.add_marker("no_cover")
+    slow, alone = ({item for item in items if item.get_closest_marker(mark)} for mark in ("slow", "alone"))
+    begins, ends = ({item.path for item in marked} for marked in (slow, alone))
+    items.sort(key=lambda item: (item.path in ends, item.path not in begins, item in alone))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside the timeout: who waits is not slow

@@ -23,7 +23,7 @@ import pytest
 from tests.fleet import POTSTILL, Aggregator, Fleet, until
 from tests.namespaces import counted, inside, namespaces, veth
 
-pytestmark = [pytest.mark.root, pytest.mark.mosquitto, pytest.mark.alone]
+pytestmark = [pytest.mark.root, pytest.mark.mosquitto]
 
 HOST, DEVICE = "10.213.7.1", "10.213.7.2"
 
@@ -165,6 +165,7 @@ def steps_for(fleet: Fleet, wire: Wire, seconds: float) -> int:
     return max(1, min(60_000, int(500 * seconds / took)))
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.usefixtures("slower")
 def test_an_fd_round_of_ten_labels_fits_the_budget(
@@ -187,7 +188,7 @@ def test_an_fd_round_of_ten_labels_fits_the_budget(
 
 @pytest.mark.slow
 def test_an_idle_device_costs_less_than_200_bytes_a_minute(
-    fleet: Fleet, wire: Wire, capsys: pytest.CaptureFixture[str]
+    fleet: Fleet, wire: Wire, record_property: Callable[[str, object], None]
 ) -> None:
     """One keepalive exchange is measured at the shortest keepalive; the default's share of a minute follows."""
     from edge.client import KEEPALIVE_S
@@ -206,8 +207,7 @@ def test_an_idle_device_costs_less_than_200_bytes_a_minute(
     assert "the connection is gone" not in fleet.log("d1"), "the keepalive is there to keep it"
     assert 150 < one < 300  # PINGREQ, PINGRESP (56 or 68 bytes) and the acknowledgement
     a_minute = one * 60 / KEEPALIVE_S
-    with capsys.disabled():
-        print(f"\n  idle: {one:.0f} bytes a keepalive, every {KEEPALIVE_S} s: {a_minute:.0f} a minute, up and down")
+    record_property("bytes idle", f"{one:.0f} a keepalive, every {KEEPALIVE_S} s: {a_minute:.0f} a minute, up and down")
     assert a_minute < 200
 
 

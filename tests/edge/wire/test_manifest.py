@@ -27,7 +27,7 @@ MANIFEST = Manifest(
 
 
 def test_counts_and_digests() -> None:
-    assert (MANIFEST.parameter_count, MANIFEST.state_count) == (130, 260)
+    assert (MANIFEST.sample_size, MANIFEST.parameter_count, MANIFEST.state_count) == (64, 130, 260)
     assert MANIFEST.schema == hashlib.sha256('["cat", "dög"]'.encode()).digest()[:4]
     assert MANIFEST.digest == hashlib.sha256(MANIFEST.to_json().encode()).digest()[:4]
 

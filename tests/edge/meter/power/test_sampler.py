@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def trace(folder: Path, text: str = "seconds,watts\n0,2\n1000,2\n") -> TraceSens
 
 
 def test_a_round_of_a_constant_load_is_power_times_time(tmp_path: Path) -> None:
-    meter = EnergyMeter(trace(tmp_path), rate_hz=200)
+    ticks = itertools.count()
+    meter = EnergyMeter(trace(tmp_path), rate_hz=200, clock=lambda: next(ticks) / 1000)  # 1 ms from look to look
     assert meter.rest(0.05) == pytest.approx(2.0)
     meter.start()
     first, second = meter.mark(), meter.mark()
@@ -85,7 +87,7 @@ def test_a_round_of_a_constant_load_is_power_times_time(tmp_path: Path) -> None:
         assert (energy.compute_j, energy.radio_j) == (None, None)
         assert (basis.sensor, basis.rate_hz) == ("trace trace.csv", 200)
         assert basis.idle_w == pytest.approx(2.0)
-        assert basis.idle_window_s >= 0.05
+        assert basis.idle_window_s == pytest.approx(0.048)  # from the first reading of 50 ms to the last
     assert first.measured
 
 
