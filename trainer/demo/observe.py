@@ -67,7 +67,5 @@ class Observed:
         return max(whole, default=None)
 
     def accuracy(self, number: int) -> Spread:
-        """Over the devices that reported round `number`, at least one, to six decimals."""
-        values = [float(report["accuracy"]) for report in self.reports[number].values()]
-        mean = sum(values) / len(values)
-        return Spread(mean=round(mean, 6), worst=round(min(values), 6), best=round(max(values), 6))
+        """Over the devices that reported round `number`, at least one."""
+        return Spread.of([float(report["accuracy"]) for report in self.reports[number].values()])

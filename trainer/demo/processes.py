@@ -204,7 +204,7 @@ def check_reachable(url: str) -> None:
             pass
     except OSError as problem:
         raise DemoError(
-            f"no broker at {parts.hostname}:{port} ({problem}): start it, or leave --broker out and the demo starts one"
+            f"no broker at {parts.hostname}:{port} ({problem}): start it, or leave the broker out and one is started"
         ) from problem
 
 

@@ -21,7 +21,7 @@ Every key is in docs/emulate.md.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from difflib import get_close_matches
 from functools import cache
@@ -32,7 +32,7 @@ from firmware_profiles.link import Link
 from firmware_profiles.load import ProfileError, list_radios, load_link, load_profile, read_profile
 from firmware_profiles.schema import Profile
 from trainer.channel import POWERS_DBM, load_channel
-from trainer.demo.settings import OFFERED
+from trainer.demo.settings import BITS, OFFERED
 from trainer.emulate.fleet import (
     BACKENDS,
     UNSHAPED,
@@ -53,6 +53,18 @@ COMPUTES = ("time", "instructions")
 ARCHES = ("native", "arm64")
 MAX_DEVICES = 1000
 """As many seats as a /22 of link addresses; memory ends earlier (some 50 MB a device)."""
+
+NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(
+        ("rounds", "steps", "samples", "quorum", "deadline_s", "start_deadline_s"),
+        (lambda value: value > 0, "more than 0"),
+    ),
+    "lr": (lambda value: 0 < value < 1000, "more than 0, less than 1000"),
+    "gamma": (lambda value: 0 <= value < 1000, "0 or more, less than 1000"),
+    "seed": (lambda value: 0 <= value < 2**32, "a whole number below 2^32, not a negative one"),
+    "target": (lambda value: 0 < value <= 1, "an accuracy, 0 to 1"),
+}
+"""Of the [fleet] table: what fits, and how that is said."""
 
 T = TypeVar("T")
 
@@ -237,15 +249,13 @@ class _Reader:
         self.methods(where, training.methods)
         if training.broker not in {"embedded", "mosquitto"} and "://" not in training.broker:
             self.wrong(where, f"broker = {training.broker!r}: embedded, mosquitto or mqtt://HOST:PORT")
-        for key, choices in (("compute", COMPUTES), ("shaper", SHAPERS)):
+        for key, choices in (("bits", BITS), ("compute", COMPUTES), ("shaper", SHAPERS)):
             if getattr(training, key) not in choices:
-                self.wrong(where, f"{key} = {getattr(training, key)!r}: one of {', '.join(choices)}")
-        for key in ("rounds", "steps", "samples", "quorum", "deadline_s", "start_deadline_s"):
+                self.wrong(where, f"{key} = {getattr(training, key)!r}: one of {', '.join(map(str, choices))}")
+        for key, (fits, words) in NUMBERS.items():
             value = getattr(training, key)
-            if value is not None and value <= 0:
-                self.wrong(where, f"{key} = {value:g}: more than 0")
-        if training.target is not None and not 0 < training.target <= 1:
-            self.wrong(where, f"target = {training.target:g}: an accuracy, 0 to 1")
+            if value is not None and not fits(value):
+                self.wrong(where, f"{key} = {value:g}: {words}")
         return training
 
     def methods(self, where: str, names: Sequence[str]) -> None:

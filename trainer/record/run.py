@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -47,6 +47,12 @@ class Spread:
     mean: float
     worst: float
     best: float
+
+    @classmethod
+    def of(cls, scores: Sequence[float]) -> Spread:
+        """To six decimals, of one score at least."""
+        mean = sum(scores) / len(scores)
+        return cls(mean=round(mean, 6), worst=round(min(scores), 6), best=round(max(scores), 6))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

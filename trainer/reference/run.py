@@ -180,7 +180,7 @@ def _point(settings: Settings, now: Standing, scores: Mapping[str, list[dict[str
     main = columns[judged[0], view]
     return Point(
         round=now.round,
-        score=Spread(mean=round(float(np.mean(main)), 6), worst=round(min(main), 6), best=round(max(main), 6)),
+        score=Spread.of(main),
         seconds=now.seconds,
         up=Layers(payload=now.up),
         down=Layers(payload=now.down),

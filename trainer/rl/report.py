@@ -99,7 +99,7 @@ def _curve(study: Study, group: Group) -> Curve:
         points.append(
             Point(
                 round=round_,
-                score=Spread(mean=float(np.mean(scores)), worst=min(scores), best=max(scores)),
+                score=Spread.of(scores),
                 up=Layers(payload=up),
                 down=Layers(payload=down),
             )
