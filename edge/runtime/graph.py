@@ -26,10 +26,9 @@ one tensor. Names are unique (static single assignment), nodes are in topologica
     concat          a, b, ...       axis
     slice           x               axis, start, stop
 
-Ties in a pooling window: torch and the numpy runtime give all of g to the first maximum in row-major order; a runtime
-may share it among the tied elements as it likes so long as the shares add up to g (equal outputs of one convolution
-come, but for chance, from equal patches, whose weights' gradients are the same). `axes` are sorted and not negative.
-`beta` is a float, everything else ints, lists of ints or booleans. A constant is no node but an entry of `constants`.
+Of equal maxima in a pooling window the first in row-major order takes all of g, as in torch. `axes` are sorted and
+not negative. `beta` is a float, everything else ints, lists of ints or booleans. A constant is no node but an entry of
+`constants`.
 
 stride, padding and size are pairs (rows, columns). 1-D convolutions are lowered with H = 1.
 """

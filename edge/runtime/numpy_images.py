@@ -289,7 +289,7 @@ class _Plan:
         self.nodes: list[Node] = []
         self.shapes = dict(graph.shapes)
         self._graph = graph
-        self._places = _in_places(graph)
+        self._places = in_places(graph)
         self._made: dict[str, str] = {}
 
     def add(self, node: Node) -> None:
@@ -355,7 +355,7 @@ class _Plan:
         self.nodes.append(Node(op=op, inputs=inputs, output=node.output, attributes=attributes))
 
 
-def _in_places(graph: Graph) -> dict[str, Pair]:
+def in_places(graph: Graph) -> dict[str, Pair]:
     """Convolutions that are only pooled, without a rest, and their gradients: with the window."""
     readers: dict[str, list[Node]] = {name: [] for name in graph.shapes}
     for node in graph.nodes:

@@ -21,6 +21,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edge.runtime.graph import Graph, Node
+from edge.runtime.numpy_images import in_places
 from trainer.compile.tflite_model import ModelBuilder, Shape
 
 STEEP = 3.0e38
@@ -53,6 +54,9 @@ class _Lowering:
         self.producer = {node.output: node for node in graph.nodes}
         self._row = {name: self.model.tensor(graph.shapes[name], name) for name in graph.inputs}
         self._last: dict[str, int] = {}
+        self.windows = in_places(graph)
+        self._placed: dict[str, tuple[Shape, list[int]]] = {}
+        self._largest: dict[tuple[str, Shape], list[int]] = {}
         self._padded: dict[tuple[int, Pads], int] = {}
         self._unfolded: dict[tuple[int, Shape, Shape, bool], int] = {}
 
@@ -63,9 +67,29 @@ class _Lowering:
         shape = self.shapes[node.output]
         self._last[node.output] = self.model.reshape(tensor, _to_last(shape))
 
+    def put_places(self, node: Node, size: Shape, places: list[int]) -> None:
+        """One (C,H',W',B) for each place of a window of this size, in row-major order."""
+        self._placed[node.output] = size, places
+
     def is_last(self, name: str) -> bool:
-        """Held batch-last and in no other way."""
-        return name in self._last and name not in self._row
+        """Held batch-last, whole or in places, and in no other way."""
+        return (name in self._last or name in self._placed) and name not in self._row
+
+    def places(self, name: str, size: Shape) -> list[int]:
+        """What `put_places` was given, or cut out of the whole."""
+        held, places = self._placed.get(name, (None, []))
+        return places if held == size else _places(self.model, self.last(name), size)
+
+    def largest(self, name: str, size: Shape) -> list[int]:
+        """Of the first one, the first two, ... of the tensor's places, element by element: the last is the pooling."""
+        if (name, size) not in self._largest:
+            places = self.places(name, size)
+            running = [places[0]]
+            for place in places[1:]:
+                shape = self.model.shape(place)
+                running.append(self.model.operator("MAXIMUM", [running[-1], place], shape, _options("MaximumMinimum")))
+            self._largest[name, size] = running
+        return self._largest[name, size]
 
     def row(self, name: str) -> int:
         if name not in self._row:
@@ -73,6 +97,10 @@ class _Lowering:
         return self._row[name]
 
     def last(self, name: str) -> int:
+        if name not in self._last and name in self._placed:
+            size, places = self._placed[name]
+            _, _, H, W = self.shapes[name]
+            self._last[name] = _whole(self.model, places, size, (H, W))
         if name not in self._last:
             rank = len(self.shapes[name])
             self._last[name] = self.model.transpose(self.row(name), (*range(1, rank), 0))
@@ -81,9 +109,9 @@ class _Lowering:
     def _make_row(self, name: str) -> int:
         if name in self.graph.constants:
             return self.model.constant(self.graph.constants[name], name)
-        if name in self._last:
+        if name in self._last or name in self._placed:
             rank = len(self.shapes[name])
-            return self.model.transpose(self._last[name], (rank - 1, *range(rank - 1)))
+            return self.model.transpose(self.last(name), (rank - 1, *range(rank - 1)))
         source, shape = self.producer[name].inputs[0], self.shapes[name]  # an expansion nobody could do without
         inputs = [self.row(source), self.model.integers(*shape)]
         return self.model.operator("BROADCAST_TO", inputs, shape, schema.BroadcastToOptionsT(), version=2)
@@ -424,34 +452,59 @@ def _matrix(model: ModelBuilder, x: int) -> int:
 
 
 def _conv2d(lowering: _Lowering, node: Node) -> None:
+    if node.output in lowering.windows:
+        size = lowering.windows[node.output]
+        lowering.put_places(node, size, [_convolved(lowering, node, size, place) for place in _each(size)])
+    else:
+        lowering.put_last(node, _convolved(lowering, node, (1, 1), (0, 0)))
+
+
+def _convolved(lowering: _Lowering, node: Node, size: Shape, place: Shape) -> int:
+    """The whole (C,H',W',B), or one place of the windows of a pooling."""
     model, weight = lowering.model, lowering.row(node.inputs[1])
-    x = lowering.padded(lowering.last(node.inputs[0]), _both_sides(node))
-    y = _correlated(lowering, x, weight, model.shape(weight)[2:], tuple(node.attributes["stride"]))
+    x, stride = _seen_from(lowering, node, node.inputs[0], size, place)
+    y = _correlated(lowering, x, weight, model.shape(weight)[2:], stride)
     if len(node.inputs) == 3:
         bias = model.reshape(lowering.row(node.inputs[2]), (model.shape(y)[0], 1, 1, 1))
         y = model.operator("ADD", [y, bias], model.shape(y), _options("Add"))
-    lowering.put_last(node, y)
+    return y
 
 
-def _both_sides(node: Node) -> Pads:
-    py, px = node.attributes["padding"]
-    return (py, py, px, px)
+def _seen_from(lowering: _Lowering, node: Node, x: str, size: Shape, place: Shape) -> tuple[int, Shape]:
+    """A convolution's input, padded, from where this place of a window sees it; the stride from window to window."""
+    (sy, sx), (py, px) = node.attributes["stride"], node.attributes["padding"]
+    pads = (py - sy * place[0], py, px - sx * place[1], px)
+    return lowering.padded(lowering.last(x), pads), (sy * size[0], sx * size[1])
+
+
+def _each(size: Shape) -> list[Shape]:
+    return [(i, j) for i in range(size[0]) for j in range(size[1])]
 
 
 def _conv2d_dw(lowering: _Lowering, node: Node) -> None:
-    """The forward pass's unfolded input times g; a product for each row of the kernel where rows are not unfolded."""
-    model, stride = lowering.model, tuple(node.attributes["stride"])
+    """The forward pass's unfolded input times g, added up over the places of a window where g lies in them."""
+    model, (g, x) = lowering.model, node.inputs
     O, C, h, w = lowering.shapes[node.output]  # noqa: E741
-    x = lowering.padded(lowering.last(node.inputs[1]), _both_sides(node))
-    g = lowering.last(node.inputs[0])
-    if not _folds_rows(C, O, (h, w), stride):
-        dw = _outer(model, lowering.unfold(x, (h, w), stride), g)
-    else:
-        unfolded = lowering.unfold(x, (1, w), stride)  # (w C, H, W', B)
-        shape = [w * C, *model.shape(g)[1:]]
-        rows = [_cut(model, unfolded, [0, i, 0, 0], shape) for i in range(h)]
-        dw = _concatenated(model, [_outer(model, row, g) for row in rows], 0)
+    size = lowering.windows.get(g, (1, 1))
+    parts = lowering.places(g, size) if size != (1, 1) else [lowering.last(g)]
+    seen = [_seen_from(lowering, node, x, size, place) for place in _each(size)]
+    dw = _added(model, [_dw_of(lowering, *each, part, (h, w)) for each, part in zip(seen, parts, strict=True)])
     lowering.put_row(node, model.transpose(model.reshape(dw, (h * w, C, O)), (2, 1, 0)))
+
+
+def _dw_of(lowering: _Lowering, x: int, stride: Shape, g: int, kernel: Shape) -> int:
+    """Of x (C,H,W,B), already padded, and g (O,H',W',B): (h w C, O).
+
+    One product, or one for each row of the kernel where rows are not unfolded.
+    """
+    model, (h, w) = lowering.model, kernel
+    C, O = model.shape(x)[0], model.shape(g)[0]  # noqa: E741
+    if not _folds_rows(C, O, kernel, stride):
+        return _outer(model, lowering.unfold(x, kernel, stride), g)
+    unfolded = lowering.unfold(x, (1, w), stride)  # (w C, H, W', B)
+    shape = [w * C, *model.shape(g)[1:]]
+    rows = [_cut(model, unfolded, [0, i, 0, 0], shape) for i in range(h)]
+    return _concatenated(model, [_outer(model, row, g) for row in rows], 0)
 
 
 def _outer(model: ModelBuilder, x: int, g: int) -> int:
@@ -466,66 +519,96 @@ def _outer(model: ModelBuilder, x: int, g: int) -> int:
 
 
 def _conv2d_dx(lowering: _Lowering, node: Node) -> None:
-    """The convolution of g, spread by the stride, with the kernel turned round and its channels exchanged."""
+    """The convolution of g with the kernel turned round and its channels exchanged."""
+    if tuple(node.attributes["stride"]) != (1, 1):
+        lowering.put_last(node, _added_shares(lowering, node))
+        return
     model = lowering.model
     h, w = lowering.shapes[node.inputs[1]][2:]
     H, W = lowering.shapes[node.output][2:]
-    (sy, sx), (py, px) = node.attributes["stride"], node.attributes["padding"]
-    g = _spread(model, lowering.last(node.inputs[0]), (sy, sx))
+    py, px = node.attributes["padding"]
+    g = lowering.last(node.inputs[0])
     rows, columns = model.shape(g)[1:3]
     g = _padded(model, g, (h - 1 - py, H + py - rows, w - 1 - px, W + px - columns))
     weight = model.transpose(lowering.row(node.inputs[1]), (1, 0, 2, 3))
     lowering.put_last(node, _correlated(lowering, g, weight, (h, w), (1, 1), backwards=True))
 
 
-def _spread(model: ModelBuilder, g: int, stride: Shape) -> int:
-    """(O,H',W',B) -> (O, H' sy, W' sx, B): zeros after every element."""
-    (O, rows, columns, B), (sy, sx) = model.shape(g), stride  # noqa: E741
-    if sx > 1:
-        g = _padded(model, model.reshape(g, (O * rows, columns, 1, B)), (0, 0, 0, sx - 1))
-    if sy > 1:
-        g = _padded(model, model.reshape(g, (O, rows, 1, columns * sx * B)), (0, 0, 0, sy - 1))
-    return model.reshape(g, (O, rows * sy, columns * sx, B))
+def _added_shares(lowering: _Lowering, node: Node) -> int:
+    """Input gradient of strides: what each output gives each of its taps, then each pixel's shares added.
+
+    Every sy-th row and sx-th column gets its shares from the same taps, each shifted by whole outputs.
+    """
+    model, (sy, sx), (py, px) = lowering.model, node.attributes["stride"], node.attributes["padding"]
+    O, C, h, w = lowering.shapes[node.inputs[1]]  # noqa: E741
+    H, W = lowering.shapes[node.output][2:]
+    g = lowering.last(node.inputs[0])
+    _, rows, columns, B = model.shape(g)
+    kernel = model.reshape(model.transpose(lowering.row(node.inputs[1]), (2, 3, 1, 0)), (h * w * C, O))
+    given = model.reshape(_product(model, kernel, _matrix(model, g)), (h * w * C, rows, columns, B))
+    more = ((h - 1) // sy, (w - 1) // sx)
+
+    def share(i: int, j: int) -> int:
+        tap = _cut(model, given, [(i * w + j) * C, 0, 0, 0], [C, rows, columns, B])
+        return _padded(model, tap, (i // sy, more[0] - i // sy, j // sx, more[1] - j // sx))
+
+    nothing = np.zeros((C, rows + more[0], columns + more[1], B), np.float32)
+    places = [
+        _added(model, [share(i, j) for i in range(a, h, sy) for j in range(b, w, sx)])
+        if a < h and b < w
+        else model.constant(nothing)
+        for a, b in _each((sy, sx))
+    ]
+    top, left = (rows + more[0]) * sy, (columns + more[1]) * sx
+    return _padded(model, _whole(model, places, (sy, sx), (top, left)), (-py, H + py - top, -px, W + px - left))
 
 
 # ---------------------------------------------------------------- pooling
 
 
-def _pool(model: ModelBuilder, operator: str, x: int, size: Shape) -> int:
+def _max_pool2d(lowering: _Lowering, node: Node) -> None:
+    """Of a whole image one operator: channels stand where it expects the batch, and the batch for channels."""
+    (name,), size = node.inputs, tuple(node.attributes["size"])
+    if name in lowering.windows:
+        lowering.put_last(node, lowering.largest(name, size)[-1])
+        return
+    model, x = lowering.model, lowering.last(name)
     C, H, W, B = model.shape(x)
     sides = dict(strideH=size[0], strideW=size[1], filterHeight=size[0], filterWidth=size[1])
     options = _options("Pool2D", padding=schema.Padding.VALID, **sides)
-    return model.operator(operator, [x], (C, H // size[0], W // size[1], B), options)
-
-
-def _max_pool2d(lowering: _Lowering, node: Node) -> None:
-    """Channels stand where the operator expects the batch, and the batch where it expects channels."""
-    size = tuple(node.attributes["size"])
-    lowering.put_last(node, _pool(lowering.model, "MAX_POOL_2D", lowering.last(node.inputs[0]), size))
+    lowering.put_last(node, model.operator("MAX_POOL_2D", [x], (C, H // size[0], W // size[1], B), options))
 
 
 def _max_pool2d_grad(lowering: _Lowering, node: Node) -> None:
-    """Ties share: g / (elements of the window that equal its maximum)."""
+    """From the last place to the first, a place takes g if it beats all places before it: the first maximum wins."""
     model, size = lowering.model, tuple(node.attributes["size"])
-    g, x, y = (lowering.last(name) for name in node.inputs)
-    _, H, W, _ = model.shape(x)
-    whole = (0, H // size[0] * size[0] - H, 0, W // size[1] * size[1] - W)
-    x = _padded(model, x, whole)
-    hits = _hits(model, x, _enlarged(model, y, size))
-    ties = _pool(model, "AVERAGE_POOL_2D", hits, size)  # (elements that hit) / (elements)
-    mean = model.operator("MUL", [g, model.scalar(1 / math.prod(size))], model.shape(g), _options("Mul"))
-    share = model.operator("DIV", [mean, ties], model.shape(g), _options("Div"))
-    dx = model.operator("MUL", [hits, _enlarged(model, share, size)], model.shape(x), _options("Mul"))
-    lowering.put_last(node, _padded(model, dx, (0, -whole[1], 0, -whole[3])))
+    g, x, _ = node.inputs
+    left, shape = lowering.last(g), lowering.model.shape(lowering.last(g))
+    places, largest = lowering.places(x, size), lowering.largest(x, size)
+    shares: list[int] = []
+    for place, before in zip(places[:0:-1], largest[-2::-1], strict=True):
+        taken = _gate(model, left, model.operator("SUB", [place, before], shape, _options("Sub")), positive=False)
+        left = model.operator("SUB", [left, taken], shape, _options("Sub"))
+        shares.append(taken)
+    lowering.put_places(node, size, [left, *reversed(shares)])
 
 
-def _enlarged(model: ModelBuilder, x: int, size: Shape) -> int:
-    """(C,H',W',B) -> (C, H' h, W' w, B), every element a window. Version 3: half-pixel centres round safely."""
+def _places(model: ModelBuilder, x: int, size: Shape) -> list[int]:
+    """(C,H,W,B) -> (C,H',W',B) for each place of the window: runs of B floats, as strided taps are."""
     C, H, W, B = model.shape(x)
-    sides = (H * size[0], W * size[1])
-    options = _options("ResizeNearestNeighbor", halfPixelCenters=True)
-    inputs = [x, model.integers(*sides)]
-    return model.operator("RESIZE_NEAREST_NEIGHBOR", inputs, (C, *sides, B), options, version=3)
+    rows, columns = H // size[0], W // size[1]
+    x = _padded(model, x, (0, rows * size[0] - H, 0, columns * size[1] - W))
+    x = model.reshape(x, (C, rows, size[0] * columns, size[1] * B))
+    return [_cut(model, x, [0, 0, i * columns, j * B], [C, rows, columns, B]) for i, j in _each(size)]
+
+
+def _whole(model: ModelBuilder, places: list[int], size: Shape, sides: Shape) -> int:
+    """And back, zeros where no window lies."""
+    (h, w), (C, rows, columns, B) = size, model.shape(places[0])
+    lines = [_concatenated(model, places[i * w : (i + 1) * w], 3) for i in range(h)]
+    lines = [model.reshape(line, (C, rows, 1, columns * w * B)) for line in lines]
+    x = model.reshape(_concatenated(model, lines, 2), (C, rows * h, columns * w, B))
+    return _padded(model, x, (0, sides[0] - rows * h, 0, sides[1] - columns * w))
 
 
 _OPS: dict[str, Callable[[_Lowering, Node], None]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -217,15 +218,32 @@ def test_max_pooling(size: Shape, image: Shape) -> None:
     assert_agrees(graph_of(*nodes, inputs={"x": x, "g": y}))
 
 
-def test_tied_maxima_share_the_gradient() -> None:
+@pytest.mark.parametrize(("stride", "outputs"), [((1, 1), 5), ((1, 1), 2), ((2, 1), 5)])
+def test_a_convolution_that_is_only_pooled(stride: Shape, outputs: int) -> None:
+    """It is computed in the places of the window, and so are its gradients."""
+    moves = {"stride": list(stride), "padding": [1, 1]}
+    x, w, rows = (4, 3, 12, 8), (outputs, 3, 3, 3), 12 // stride[0]
+    y, pooled = (4, outputs, rows, 8), (4, outputs, rows // 3, 4)
+    nodes = (
+        node("conv2d", "x w b", "y", y, **moves),
+        node("max_pool2d", "y", "p", pooled, size=[3, 2]),
+        node("max_pool2d_grad", "g y p", "d", y, size=[3, 2]),
+        node("conv2d_dx", "d w", "dx", x, **moves, shape=list(x)),
+        node("conv2d_dw", "d x", "dw", w, **moves, shape=list(w)),
+    )
+    graph = graph_of(*nodes, inputs={"x": x, "w": w, "b": (outputs,), "g": pooled})
+    assert_agrees(replace(graph, outputs=("p", "dx", "dw")), tolerance=1e-5)
+
+
+def test_the_first_of_tied_maxima_takes_the_gradient() -> None:
     nodes = (
         node("max_pool2d", "x", "y", (1, 1, 1, 1), size=[2, 2]),
         node("max_pool2d_grad", "g x y", "d", (1, 1, 2, 2), size=[2, 2]),
     )
     graph = graph_of(*nodes, inputs={"x": (1, 1, 2, 2), "g": (1, 1, 1, 1)})
-    x = np.asarray([[[[3, 1], [3, 3]]]], np.float32)
+    x = np.asarray([[[[1, 3], [3, 3]]]], np.float32)
     dx = run_tflite(write_tflite(graph), [x, np.full((1, 1, 1, 1), 6, np.float32)])[1]
-    np.testing.assert_allclose(dx, np.asarray([[[[2, 0], [2, 2]]]], np.float32), rtol=1e-6)
+    np.testing.assert_array_equal(dx, np.asarray([[[[0, 6], [0, 0]]]], np.float32))
 
 
 def test_an_input_and_a_constant_can_be_outputs() -> None:
@@ -265,14 +283,15 @@ def test_constants_are_aligned_as_the_schema_asks() -> None:
 
 
 def test_every_operator_is_old_enough_for_the_last_32_bit_runtime() -> None:
-    """tflite-runtime 2.14 registers BROADCAST_TO from 2 and RESIZE_NEAREST_NEIGHBOR up to 4, everything else from 1."""
+    """tflite-runtime 2.14 registers BROADCAST_TO from 2, everything else from 1."""
     nodes = (
+        node("expand", "k", "e", A, shape=list(A)),
         node("max_pool2d", "x", "p", (4, 3, 5, 3), size=[1, 2]),
         node("max_pool2d_grad", "p x p", "d", A, size=[1, 2]),
     )
-    model = schema.ModelT.InitFromPackedBuf(write_tflite(graph_of(*nodes, inputs={"x": A})))
+    model = schema.ModelT.InitFromPackedBuf(write_tflite(graph_of(*nodes, inputs={"x": A, "k": (1, 3, 1, 1)})))
     versions = {code.builtinCode: code.version for code in model.operatorCodes}
-    assert versions.pop(schema.BuiltinOperator.RESIZE_NEAREST_NEIGHBOR) == 3
+    assert versions.pop(schema.BuiltinOperator.BROADCAST_TO) == 2
     assert set(versions.values()) == {1}
 
 
