@@ -155,10 +155,11 @@ def _samples(path: Path, name: str, x: NDArray[Any], input_shape: tuple[int, ...
         raise ShardError(f"{path}: {name} holds {x.dtype} of shape {x.shape}; numbers of shape (n, ...) are wanted")
     shape = x.shape[1:]
     if not _same_layout(shape, input_shape):
-        raise ShardError(
-            f"{path}: a sample of {name} has shape {shape}, the program wants {input_shape}; "
-            "only flattening and sides of 1 are put right, so save it in the program's order of axes"
-        )
+        if prod(shape) == prod(input_shape):
+            what = "only flattening and sides of 1 are put right, so save it in the program's order of axes"
+        else:
+            what = f"give a program for such samples (trainer compile --input-shape {','.join(map(str, shape))})"
+        raise ShardError(f"{path}: a sample of {name} has shape {shape}, the program wants {input_shape}; {what}")
     if x.dtype.kind == "f" and not bool(np.isfinite(x).all()):
         raise ShardError(f"{path}: {name} holds NaN or infinity; clean the data before training")
     narrow = x.astype(np.float32) if x.dtype.itemsize > 4 else x

@@ -76,6 +76,7 @@ def test_the_test_set_comes_in_parts_and_may_be_empty(tmp_path: Path, linear_pro
         ({"train_y": np.array([[0], [1], [2]])}, "whole numbers"),
         ({"train_y": np.array([0, 1])}, "train_x has 3 samples and train_y 2"),
         ({"train_x": np.zeros((3, 4, 16))}, "in the program's order of axes"),
+        ({"train_x": np.zeros((3, 1, 28, 28))}, "give a program for such samples .*--input-shape 1,28,28"),
         ({"train_x": np.zeros((3, 8, 9))}, "the program wants"),
         ({"train_x": np.full((3, 8, 8), np.nan, np.float16)}, "NaN or infinity"),
         ({"test_x": np.full((2, 8, 8), np.inf)}, "NaN or infinity"),
