@@ -381,13 +381,13 @@ def _settle(session: Session, plan: Plan) -> Outcome:
     upload = session.pending
     if upload is None:
         return replace(session, counted=None), []
-    settled = replace(session, pending=None, counted=None)
     seated = session.seat is not None and session.seat.run == plan.run and session.seat.seat in plan.cohort
-    if upload.round != plan.round - 1:
-        return settled, [Note(f"round {upload.round}: its cohort was not heard, the fleet is at round {plan.round}")]
-    if not seated:
-        return settled, [Note(f"round {upload.round}: the upload was late or lost, it did not count")]
-    return replace(settled, counted=_means(upload), seeded=True), []
+    if upload.round == plan.round - 1 and seated:
+        return replace(session, pending=None, counted=_means(upload), seeded=True), []
+    lost = f"its cohort was not heard, the fleet is at round {plan.round}"
+    if upload.round == plan.round - 1:
+        lost = "the upload was late or lost, it did not count"
+    return replace(session, pending=None, counted=None), [Note(f"round {upload.round}: {lost}")]
 
 
 def _means(upload: AnyUpload) -> Upload | None:
@@ -414,11 +414,11 @@ def _begin(session: Session) -> Outcome:
     if plan.done:
         session = replace(session, phase=Phase.IDLE, completed=plan.round, counted=None)
         return session, [*actions, Save()]
-    session = replace(session, shared=_shared(session, plan))
+    shared = _shared(session, plan)
     seeds = isinstance(plan.read_options(), FldOptions) and not session.seeded
     memory = None if isinstance(opening, Parameters) else opening
-    actions.append(Train(plan, _teacher(session.counted, plan), seeds, session.shared, memory))
-    return replace(session, phase=Phase.TRAINING, counted=None), actions
+    actions.append(Train(plan, _teacher(session.counted, plan), seeds, shared, memory))
+    return replace(session, phase=Phase.TRAINING, counted=None, shared=shared), actions
 
 
 def _shared(session: Session, plan: Plan) -> tuple[tuple[int, bytes], ...]:

@@ -6,7 +6,7 @@ Letters: K kinds of packet (`edge.wire.messages.METER_KINDS`).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ def to_plain(account: Account) -> dict[str, Any]:
     return {
         "up": _rows(account.up),
         "down": _rows(account.down),
-        "stream": None if account.stream is None else asdict(account.stream),
+        "stream": None if account.stream is None else account.stream._asdict(),
         "connects": account.connects,
         "failed": account.failed,
         "cpu_s": round(account.cpu_s, 6),
@@ -110,7 +110,7 @@ def to_plain(account: Account) -> dict[str, Any]:
 
 
 def _rows(tally: Tally) -> dict[str, list[int]]:
-    return {kind: [int(count) for count in row] for kind, row in zip(METER_KINDS, tally, strict=True) if row.any()}
+    return {kind: row for kind, row in zip(METER_KINDS, tally.tolist(), strict=True) if any(row)}
 
 
 def from_plain(plain: dict[str, Any]) -> Account:
@@ -188,7 +188,7 @@ class Traffic:
     def _and_closed(self, connection: Stream | None) -> Stream | None:
         if self._closed is None or connection is None:
             return None
-        return self._closed + replace(connection, received_again=self._received_again(connection))
+        return self._closed + connection._replace(received_again=self._received_again(connection))
 
     def _received_again(self, connection: Stream) -> int:
         """Bytes that came twice: an estimate, for the kernel counts such segments and not what is in them.
@@ -232,11 +232,10 @@ def meter(account: Account, *, run: int, round_: int) -> Meter:
     """The message about a run's totals."""
     packets = {f"{name}_up": column.astype(np.uint64) for name, column in _columns(account.up)}
     packets |= {f"{name}_down": column.astype(np.uint64) for name, column in _columns(account.down)}
-    stream = None if account.stream is None else list(asdict(account.stream).values())
     return Meter(
         run=run,
         round=round_,
-        stream=None if stream is None else np.maximum(stream, 0).astype(np.uint64),
+        stream=None if account.stream is None else np.maximum(account.stream, 0).astype(np.uint64),
         connects=account.connects,
         cpu_s=max(0.0, account.cpu_s),
         review_cpu_s=max(0.0, account.review_cpu_s),
