@@ -16,11 +16,11 @@ import click
 from broker import servers
 
 if TYPE_CHECKING:
-    from broker.aggregator import Address
     from broker.conversion import Converter
     from broker.ledger import Ledger
     from broker.round import End
     from broker.settings import RunSettings
+    from edge.mqtt import Address
     from edge.wire.messages import Method
     from edge.wire.options import AgentOptions, FldOptions, Options, ShareOptions
 
@@ -75,7 +75,7 @@ _connection = (
     click.option(
         "--broker", "url", default="mqtt://127.0.0.1:1883", show_default=True, help="mqtt:// or mqtts:// URL."
     ),
-    click.option("--username", help="For the broker."),
+    click.option("--username", "user", help="For the broker."),
     click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One line."),
     click.option("--cafile", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CA of the broker."),
     click.option("--cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Of this client."),
@@ -193,8 +193,9 @@ def run(
     Example:
       potstill broker run --broker mqtt://127.0.0.1:1883 --fleet demo --program PROGRAM --devices 10 --method fd
     """  # noqa: D301
-    from broker.aggregator import Aggregator, BrokerError, Link, client_id, filters
+    from broker.aggregator import Aggregator
     from broker.ledger import Ledger, LedgerError
+    from broker.link import BrokerError, Link, client_id, filters
 
     address = _address(options)
     typed = {name: value for name, value in options.items() if value is not None}
@@ -359,9 +360,9 @@ def _unfinished(ledger: Ledger, number: int, typed: dict[str, Any]) -> tuple[str
 
 def _address(options: dict[str, Any]) -> Address:
     """Takes the connection's options out of `options`. Raises `click.UsageError`."""
-    from broker.aggregator import parse_url
+    from edge.mqtt import parse_url
 
-    given = {name: options.pop(name) for name in ("username", "cafile", "cert", "key")}
+    given = {name: options.pop(name) for name in ("user", "cafile", "cert", "key")}
     url, password_file = options.pop("url"), options.pop("password_file")
     try:
         address = parse_url(url)
@@ -487,7 +488,7 @@ def stop(fleet: str, devices: tuple[str, ...], everyone: bool, **options: Any) -
     Example:
       potstill broker stop --broker mqtt://127.0.0.1:1883 --fleet demo --all
     """  # noqa: D301
-    from broker.aggregator import BrokerError, Link, order, present_devices
+    from broker.link import BrokerError, Link, order, present_devices
     from edge.wire import topics
     from edge.wire.messages import Order
 

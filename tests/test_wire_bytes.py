@@ -191,7 +191,7 @@ def test_an_idle_device_costs_less_than_200_bytes_a_minute(
     fleet: Fleet, wire: Wire, record_property: Callable[[str, object], None]
 ) -> None:
     """One keepalive exchange is measured at the shortest keepalive; the default's share of a minute follows."""
-    from edge.client import KEEPALIVE_S
+    from edge.link import KEEPALIVE_S
 
     fleet.devices["d07"].terminate()
     fleet.devices["d07"].wait(20)

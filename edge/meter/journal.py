@@ -8,6 +8,7 @@ half line is passed over in reading. Past ROTATE_BYTES the file becomes meter.ol
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,24 @@ class Line:
 
 def append(folder: Path, line: Line) -> None:
     """One write. Raises OSError if the disk refuses."""
+    plain = {"at": round(line.at, 3), "run": line.run, "round": line.round, "tls": line.tls, **to_plain(line.account)}
+    if line.energy is not None:
+        plain["energy"] = line.energy
+    _write(folder, json.dumps(plain).encode() + b"\n")
+
+
+def _write(folder: Path, line: bytes) -> None:
     file = folder / FILE
-    plain = {"at": round(line.at, 3), "run": line.run, "round": line.round, "tls": line.tls}
-    with file.open("a", encoding="utf-8") as lines:
-        if lines.tell() > ROTATE_BYTES:
-            file.rename(folder / OLD_FILE)
-            append(folder, line)
-            return
-        measured = {} if line.energy is None else {"energy": line.energy}
-        lines.write(json.dumps(plain | to_plain(line.account) | measured) + "\n")
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        full = os.fstat(descriptor).st_size > ROTATE_BYTES
+        if not full:
+            os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+    if full:
+        file.rename(folder / OLD_FILE)
+        _write(folder, line)
 
 
 def read(folder: Path) -> tuple[list[Line], int]:

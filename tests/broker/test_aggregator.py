@@ -13,11 +13,12 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from broker.aggregator import BrokerError, Link, filters, parse_url
 from broker.ledger import Ledger
+from broker.link import BrokerError, Link, filters
 from broker.servers import Server
 from broker.servers.embedded import EmbeddedBroker
 from broker.servers.mosquitto import Mosquitto
+from edge.mqtt import parse_url
 from edge.wire import topics
 from edge.wire.codec import decode, encode
 from edge.wire.manifest import parse_manifest

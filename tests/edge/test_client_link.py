@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-from pathlib import Path
 
 from broker.servers.embedded import EmbeddedBroker
-from edge.client import Happening, Link, Settings
+from edge.link import Happening, Link
 from edge.meter.traffic import Traffic
+from edge.mqtt import parse_url
 from edge.session import LinkDown, LinkUp
 
 
@@ -19,15 +19,11 @@ def wait_for(link: Link, kind: type[LinkUp | LinkDown]) -> list[Happening]:
     return found
 
 
-def test_a_message_on_a_connection_that_has_died_waits_for_the_next(tmp_path: Path) -> None:
+def test_a_message_on_a_connection_that_has_died_waits_for_the_next() -> None:
     with EmbeddedBroker() as broker, socket.create_server(("127.0.0.1", 0)) as gate:
         port = gate.getsockname()[1]
-        link = Link(
-            Settings(
-                broker=f"mqtt://127.0.0.1:{port}", fleet="f", device="d", program=tmp_path, data=tmp_path, work=tmp_path
-            ),
-            Traffic(),
-        )
+        address = parse_url(f"mqtt://127.0.0.1:{port}")
+        link = Link(address, fleet="f", device="d", keepalive_s=60, traffic=Traffic())
         with Through(gate, broker.url):
             wait_for(link, LinkUp)
         for _ in range(3):  # the first finds the connection reset at the latest

@@ -64,7 +64,7 @@ def test_what_tcp_sent_again_is_a_class_of_its_own() -> None:
     account = a_round()
     assert account.stream is not None
     again = Stream(sent=97, retransmitted=97, retransmitted_segments=1, segments_out=1, data_segments_out=1)
-    lossy = replace(account, stream=account.stream + replace(again, headers_out=52))
+    lossy = replace(account, stream=account.stream + again._replace(headers_out=52))
     assert layers(lossy, "up") == replace(layers(account, "up"), tcpip=208 + 52 + 97, link=70)
     assert by_class(lossy, "up")["retransmissions"] == Layers(payload=0, mqtt=0, tls=0, tcpip=149, link=14)
 
@@ -72,7 +72,7 @@ def test_what_tcp_sent_again_is_a_class_of_its_own() -> None:
 def test_tls_is_records_and_the_rest_handshakes() -> None:
     account = a_round()
     assert account.stream is not None
-    sealed = replace(account, stream=replace(account.stream, sent=152 + 3 * 22 + 320), connects=1)
+    sealed = replace(account, stream=account.stream._replace(sent=152 + 3 * 22 + 320), connects=1)
     parts = by_class(sealed, "up")
     assert layers(sealed, "up").tls == 3 * 22 + 320
     assert {name: part.tls for name, part in parts.items() if part.tls} == {
