@@ -462,6 +462,7 @@ REFUSED: list[tuple[str, bytes, Reason]] = [
     ("contributors without rows", edited(example_plan(), i16=None), Reason.RANGE),
     ("contributors in wide numbers", edited(example_plan(), i15=cbor2.CBORTag(69, b"\1\0" * 10)), Reason.NOT_CBOR),
     ("contributors in half a number", edited(example_plan(), i15=cbor2.CBORTag(69, b"\1\2\3")), Reason.SHAPE),
+    ("contributors in uint64", edited(example_plan(), i15=cbor2.CBORTag(71, bytes(80))), Reason.RANGE),
     ("contributors in floats", edited(example_plan(), i15=cbor2.CBORTag(85, bytes(40))), Reason.SHAPE),
     ("70,000 contributors", edited(example_plan(), i15=cbor2.CBORTag(70, b"\x70\x11\1\0" * 10)), Reason.RANGE),
     ("logits of no label", edited(example_plan(), i15=bytes(10), i16=b""), Reason.RANGE),
@@ -601,6 +602,8 @@ def test_the_writer_refuses_what_the_reader_would() -> None:
         cbor.write([0] * 24)
     with pytest.raises(ValueError, match="float32"):
         cbor.write([0.1])
+    with pytest.raises(ValueError, match="uint64"):
+        cbor.write([2**64])
 
 
 # ---------------------------------------------------------------- docs/wire.md
