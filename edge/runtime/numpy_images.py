@@ -8,7 +8,7 @@
     unfold, of g      g                  (O h w, H W B) columns: for each tap, last first, the output that saw the pixel
     folded_dx         columns, w         dx = w (C, O h w), turned round, x columns of g
     folded_dw         x, columns         dw = x (C, H W B) x columns^T of g; both where O < C, which is less to unfold
-    conv2d_dx         g, w               dx of strides: what each output gives each of its taps, added up
+    conv2d_dx         g, w               otherwise: what each output gives each of its taps, added up
 
 Images are views (B,C,H,W) of memory that lies (C,H,W,B): unfolding then copies runs of W' B numbers instead of W', and
 each product is one large one instead of B small ones. Elementwise ops keep the order of what they are given. An image
@@ -138,6 +138,13 @@ def _bind_folded_dw(node: Node, shapes: Shapes) -> Kernel:
     return kernel
 
 
+def _bind_matmul_last(node: Node, shapes: Shapes) -> Kernel:
+    """A product (B,F) that is reshaped to an image: computed transposed, for the image to lie batch-last."""
+    del shapes
+    flip_a, flip_b = bool(node.attributes["transpose_a"]), bool(node.attributes["transpose_b"])
+    return lambda a, b: ((b if flip_b else b.T) @ (a if flip_a else a.T)).T
+
+
 def _bind_conv2d_dx(node: Node, shapes: Shapes) -> Kernel:
     """From g (B,O,H',W'), w (O,C,h,w) to (B,C,H,W): fold the columns' gradient back."""
     B, O, rows, columns = shapes[node.inputs[0]]  # noqa: E741
@@ -259,6 +266,7 @@ BINDERS: dict[str, Bind] = {
     "unfolded_dw": _bind_unfolded_dw,
     "folded_dx": _bind_folded_dx,
     "folded_dw": _bind_folded_dw,
+    "matmul_last": _bind_matmul_last,
     "conv2d_dx": _bind_conv2d_dx,
     "max_pool2d": _bind_max_pool2d,
     "max_pool2d_grad": _bind_max_pool2d_grad,
@@ -290,6 +298,7 @@ class _Plan:
         self.shapes = dict(graph.shapes)
         self._graph = graph
         self._places = in_places(graph)
+        self._to_images = {n.inputs[0] for n in graph.nodes if n.op == "reshape" and len(self.shapes[n.output]) > 2}
         self._made: dict[str, str] = {}
 
     def add(self, node: Node) -> None:
@@ -306,6 +315,8 @@ class _Plan:
                 self._put(node, "folded_dx", self._fold(node, g, self.shapes[w][2:]), w)
             else:
                 self.nodes.append(replace(node, inputs=(g, w)))
+        elif node.op == "matmul" and node.output in self._to_images:
+            self._put(node, "matmul_last", *node.inputs, **node.attributes)
         elif node.op in _IN_PLACES and {*node.inputs, node.output} & {*self._places}:
             self._put(node, _IN_PLACES[node.op], *node.inputs, **node.attributes)
         else:
