@@ -5,13 +5,14 @@ Everything is waited for with a deadline; whatever still runs at the end is kill
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,8 @@ from tests.edge.conftest import write_program, write_shard
 
 POTSTILL = [sys.executable, "-m", "potstill"]
 
+TRAINED = " steps in "
+"""In a device's log, once a round."""
 PATIENCE_S = 60.0
 """For anything a process should do; a loaded machine of two cores takes seconds to import numpy four times."""
 
@@ -122,6 +125,21 @@ class Fleet:
         """As a power cut does: no farewell."""
         self.devices[device].kill()
         self.devices[device].wait()
+
+    @contextlib.contextmanager
+    def held(self, device: str) -> Iterator[None]:
+        """No round that it is in closes meanwhile: it is stopped, not dead, and no deadline is as short as this."""
+        self.devices[device].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.devices[device].send_signal(signal.SIGCONT)
+
+    def join(self, device: str) -> None:
+        """Start it, or start it again, and wait until it has trained."""
+        before = self.log(device).count(TRAINED) if (self.folder / f"{device}.log").exists() else 0
+        self.start(device)
+        until(lambda: self.log(device).count(TRAINED) > before, f"{device} to train")
 
     def aggregator(self, *arguments: str, prefix: Sequence[str] = (), url: str | None = None) -> Aggregator:
         made = Aggregator(["--broker", url or self.url, "--ledger", str(self.ledger), *arguments], prefix=prefix)

@@ -56,13 +56,14 @@ def test_the_three_methods_run_one_after_the_other_on_one_fleet(fleet: Fleet) ->
 def test_a_killed_device_is_missed_and_rejoins(fleet: Fleet) -> None:
     for device in ("d0", "d1", "d2"):
         fleet.start(device)
-    aggregator = fleet.new_run("--rounds", "80", "--steps", "150", "--devices", "3", "--deadline", "20")
+    aggregator = fleet.new_run("--rounds", "80", "--steps", "20", "--devices", "3", "--deadline", "60")
     aggregator.wait_for("round", 2)
     fleet.kill("d1")
     until(lambda: any("d1" not in e["cohort"] for e in aggregator.named("round")), "a round without d1")
     without = next(e for e in aggregator.named("round") if "d1" not in e["cohort"])
     assert set(without["cohort"]) == {"d0", "d2"}
-    fleet.start("d1")
+    with fleet.held("d0"):
+        fleet.join("d1")
     until(
         lambda: any(e["round"] > without["round"] and "d1" in e["cohort"] for e in aggregator.named("round")),
         "d1 in a cohort again",
@@ -99,9 +100,10 @@ def test_a_silent_device_is_missed_at_the_deadline(fleet: Fleet) -> None:
 def test_a_late_joiner_takes_part(fleet: Fleet) -> None:
     fleet.start("d0")
     fleet.start("d1")
-    aggregator = fleet.new_run("--rounds", "80", "--steps", "150", "--devices", "2")
+    aggregator = fleet.new_run("--rounds", "80", "--steps", "20", "--devices", "2", "--deadline", "60")
     aggregator.wait_for("round", 1)
-    fleet.start("d9")
+    with fleet.held("d0"):
+        fleet.join("d9")
     until(lambda: any("d9" in e["cohort"] for e in aggregator.named("round")), "d9 in a cohort")
     aggregator.complete()
 

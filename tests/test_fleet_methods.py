@@ -42,13 +42,15 @@ def test_fld_and_share_run_on_the_same_fleet(fleet: Fleet) -> None:
 def test_a_late_joiner_gives_its_seeds_and_a_killed_device_does_not_give_them_again(fleet: Fleet) -> None:
     fleet.start("d0")
     fleet.start("d1")
-    arguments = [*FLD, "--rounds", "45", "--steps", "150", "--devices", "2", "--deadline", "20"]
+    arguments = [*FLD, "--rounds", "45", "--steps", "30", "--devices", "2", "--deadline", "60"]
     aggregator = fleet.new_run(*arguments)
     aggregator.wait_for("round", 2)
     fleet.kill("d1")
-    fleet.start("d9")
+    with fleet.held("d0"):
+        fleet.join("d9")
     until(lambda: any("d9" in e["cohort"] for e in aggregator.named("round")), "d9 in a cohort")
-    fleet.start("d1")
+    with fleet.held("d0"):
+        fleet.join("d1")
     joined = next(e["round"] for e in aggregator.named("round") if "d9" in e["cohort"])
     until(
         lambda: any(e["round"] > joined and {"d1", "d9"} <= set(e["cohort"]) for e in aggregator.named("round")),
@@ -84,13 +86,14 @@ def test_an_aggregator_killed_in_a_conversion_converts_again(fleet: Fleet) -> No
 def test_a_device_killed_in_share_goes_on_with_what_it_had_heard(fleet: Fleet) -> None:
     for device in ("d0", "d1", "d2"):
         fleet.start(device)
-    arguments = [*SHARE, "--rounds", "60", "--steps", "100", "--devices", "3", "--deadline", "20"]
+    arguments = [*SHARE, "--rounds", "60", "--steps", "30", "--lr", "0.5", "--devices", "3", "--deadline", "60"]
     aggregator = fleet.new_run(*arguments)
     aggregator.wait_for("round", 5)
     fleet.kill("d1")
     until(lambda: any("d1" not in e["cohort"] for e in aggregator.named("round")), "a round without d1")
     without = next(e for e in aggregator.named("round") if "d1" not in e["cohort"])
-    fleet.start("d1")
+    with fleet.held("d0"):
+        fleet.join("d1")
     until(
         lambda: any(e["round"] > without["round"] and "d1" in e["cohort"] for e in aggregator.named("round")),
         "d1 in a cohort again",
