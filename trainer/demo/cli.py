@@ -14,6 +14,7 @@ from trainer.demo.table import differences, explanation, rows_of, text
 from trainer.partition import SplitError
 from trainer.progress import choose
 from trainer.record.folder import FolderError, run_folder
+from trainer.report.cli import drawn
 
 
 def _list(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -80,4 +81,5 @@ def demo(*, test: str | None, out: Path | None, **options: object) -> None:
     click.echo(f"\n{text(rows)}")
     for line in differences(rows):
         click.echo(line)
-    click.echo(f"\n{explanation(found)}\nRun folder: {folder} (report.html, run.json, table.md, ledger, logs)")
+    files = (*drawn(found, folder), "run.json", "table.md", "ledger", "logs")
+    click.echo(f"\n{explanation(found)}\nRun folder: {folder} ({', '.join(files)})")

@@ -27,7 +27,6 @@ from trainer.pool import for_run
 from trainer.progress import Progress
 from trainer.record.folder import make_folder
 from trainer.record.run import Curve, Record, now, write_record
-from trainer.report.cli import draw
 from trainer.shards import ShardFile, deal, write_shards
 
 START_DEADLINE_S = 120
@@ -37,7 +36,7 @@ ROUND_DEADLINE_S = 300
 
 
 def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress) -> Record:
-    """Everything, -> the record, which also lies in `out` as run.json beside report.html, table.txt and table.md.
+    """Everything, -> the record, which also lies in `out` as run.json beside table.txt and table.md.
 
     Raises DemoError or FolderError; SIGTERM and SIGHUP end it as Ctrl-C does, with KeyboardInterrupt. In every case
     all processes have ended and run.json holds what was done.
@@ -73,7 +72,6 @@ def run_demo(settings: Settings, dataset: Dataset, out: Path, progress: Progress
         found = replace(found, ended=now(), curves=tuple(curves))
         write_record(found, out / "run.json")
     _write_tables(found, out)
-    draw(found, out)
     return found
 
 

@@ -42,7 +42,7 @@ def emulate(*, fleet_file: Path | None, out: Path | None, target: float | None, 
     from trainer.partition import SplitError
     from trainer.progress import choose
     from trainer.record.folder import FolderError, run_folder
-    from trainer.report.cli import draw
+    from trainer.report.cli import drawn
     from trainer.report.page import text_table
 
     try:
@@ -62,12 +62,11 @@ def emulate(*, fleet_file: Path | None, out: Path | None, target: float | None, 
     except KeyboardInterrupt:
         click.echo("Stopped; every device has ended and every link is gone. What was done is in run.json.", err=True)
         raise SystemExit(130) from None
-    draw(found, folder)
     for table in found.tables:
         click.echo(f"\n{table.title}\n{text_table(table.heads, table.rows)}")
         for note in table.notes:
             click.echo(note)
-    click.echo(f"\nRun folder: {folder} (report.html, run.json, ledger, logs)")
+    click.echo(f"\nRun folder: {folder} ({', '.join((*drawn(found, folder), 'run.json', 'ledger', 'logs'))})")
 
 
 def _clean() -> None:

@@ -13,7 +13,7 @@ from trainer.data import DataError, load_dataset
 from trainer.partition import SplitError
 from trainer.progress import choose
 from trainer.record.folder import FolderError, make_folder, run_folder
-from trainer.record.run import Curve, Record, RecordError, Table, now, write_record
+from trainer.record.run import Curve, Table, now, write_record
 from trainer.reference.engines import ENGINES, engine
 from trainer.reference.progress import HEADS
 from trainer.reference.quantise import CODES
@@ -21,7 +21,7 @@ from trainer.reference.settings import RUNTIMES, WEIGHTS, RunError
 from trainer.reference.settle import Wish, settle
 from trainer.reference.study import Job, record_of, run_jobs
 from trainer.reference.summary import markdown, summary, text
-from trainer.report.cli import draw
+from trainer.report.cli import drawn
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -155,15 +155,7 @@ def run_and_write(
     write_record(record, folder / "run.json")
     for table in found:
         click.echo(f"\n{text(table)}")
-    click.echo(f"Run folder: {folder} (run.json, tables.md{_report(record, folder)})")
-
-
-def _report(record: Record, folder: Path) -> str:
-    """The page, where matplotlib is installed: -> what to add to the list of files."""
-    try:
-        return f", {draw(record, folder).name}"
-    except RecordError:
-        return ""
+    click.echo(f"Run folder: {folder} ({', '.join(('run.json', 'tables.md', *drawn(record, folder)))})")
 
 
 def changes(options: dict[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,16 @@ def draw(record: Record, folder: Path) -> Path:
     return write_report(record, folder)
 
 
+def drawn(record: Record, folder: Path) -> tuple[str, ...]:
+    """The page's name once it is drawn; nothing where matplotlib is missing: a run is whole without its page."""
+    from trainer.record.run import RecordError
+
+    try:
+        return (draw(record, folder).name,)
+    except RecordError:
+        return ()
+
+
 def merged(records: list[Record], names: list[str]) -> Record:
     """One record of several: curves labelled with their run's name. Raises RecordError where scores differ."""
     from dataclasses import replace

@@ -276,6 +276,15 @@ def test_no_embedded_broker_installed(tmp_path: Path) -> None:
     assert str(tmp_path / "run" / "logs" / "broker.log") in err
 
 
+def test_a_run_without_matplotlib_has_no_page(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['matplotlib'] = None\n")
+    arguments = ["--devices", "2", "--rounds", "1", "--split", "iid", "--methods", "fd"]
+    code, out, err = finished(demo(tmp_path / "run", *arguments, PYTHONPATH=str(tmp_path)))
+    assert code == 0, err
+    assert "(run.json, table.md, ledger, logs)" in out
+    assert record(tmp_path / "run").complete
+
+
 @pytest.mark.mosquitto
 def test_another_broker_and_another_runtime(tmp_path: Path) -> None:
     serve = [sys.executable, "-m", "potstill", "broker", "serve", "--kind", "mosquitto", "--json"]
