@@ -138,6 +138,8 @@ def _lines(record: Record, split: str, axis: Axis) -> Iterator[tuple[str, NDArra
         x = [[axis.of(point) for point in curve.points[:rounds]] for curve in curves]
         if any(value is None for row in x for value in row):
             continue
+        if axis.log and not any(value for row in x for value in row):
+            continue  # what costs nothing has no place on a logarithm
         y = [[point.score.mean for point in curve.points[:rounds]] for curve in curves]
         yield name, np.mean(np.array(x, float), axis=0), np.array(y)
 

@@ -62,6 +62,15 @@ def test_no_figure_of_what_nobody_knows() -> None:
     assert [picture.name for picture in pictures(record)] == ["accuracy-rounds"]
 
 
+def test_a_curve_that_costs_nothing_is_left_out_of_the_logarithmic_figure() -> None:
+    nothing = Layers(payload=0.0)
+    free = tuple(replace(point, up=nothing, down=nothing) for point in curve("alone", 0).points)
+    alone = replace(curve("alone", 0), points=free)
+    assert "accuracy-bytes" not in [picture.name for picture in pictures(replace(RECORD, curves=(alone,)))]
+    (both,) = [p for p in pictures(replace(RECORD, curves=(alone, curve("fd", 0)))) if p.name == "accuracy-bytes"]
+    assert [line.get_label() for line in both.figure.axes[0].get_lines()][:1] == ["fd"]
+
+
 def test_the_page_stands_by_itself_and_quotes_what_it_is_given(tmp_path: Path) -> None:
     page = write_report(RECORD, tmp_path).read_text(encoding="utf-8")
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
