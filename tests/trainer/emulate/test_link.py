@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +126,9 @@ def test_loss_is_counted_packet_by_packet(network: Network) -> None:
     wire = network.lay("d0", 0, changed(loss=0.05), seed=3)
     with run(network.namespace("d0"), FLOOD, HUB_ADDRESS, 9, 2000) as flood:
         assert flood.wait(60) == 0
-    up = wire.counts().up
+    end = time.monotonic() + 60
+    while (up := wire.counts().up).packets < 2000:  # the last are still in the interface's queue
+        assert time.monotonic() < end, up
     assert (up.packets, up.bytes) == (2000, 2000 * 128)
     assert 60 <= up.lost_packets <= 140, "100 expected, four standard deviations either way"
 
