@@ -104,6 +104,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 @pytest.mark.root
+@pytest.mark.slow
 @pytest.mark.tools("docker", "dockerd", "docker-compose", "iptables", "mmdebstrap")
 def test_docker_compose_runs_a_fleet_with_its_limits_and_links(docker: Docker, tmp_path: Path) -> None:
     fleet, data = _fleet(), load_dataset("digits")

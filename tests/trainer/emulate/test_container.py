@@ -71,6 +71,7 @@ def own_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.mark.root
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_storage")
 @pytest.mark.tools("podman", "mmdebstrap")
 def test_limits_of_a_podman_container_hold(tmp_path: Path) -> None:
@@ -123,6 +124,7 @@ def _reports(folder: Path, processes: Processes, url: str) -> dict[tuple[str, in
 
 
 @pytest.mark.root
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_storage")
 @pytest.mark.tools("podman", "mmdebstrap", QEMU)
 def test_arm_code_learns_in_a_container_what_x86_learns_in_a_process(tmp_path: Path) -> None:

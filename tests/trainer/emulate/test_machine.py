@@ -96,6 +96,7 @@ def _round_trip_s(network: Network, address: str) -> float:
 
 
 @pytest.mark.root
+@pytest.mark.slow
 @pytest.mark.tools(QEMU, "mmdebstrap", "mkfs.ext4")
 def test_a_machine_joins_a_run_over_its_own_netem_and_is_gone_when_told(tmp_path: Path) -> None:
     prefix = "potstill-test-m"
