@@ -72,14 +72,13 @@ class Link:
         self._address = address
         self._filters = filters
         try:
-            self._client = mqtt.Client(address, client_id)
+            self._client = mqtt.Client(address, client_id, self._on_arrival)
         except ValueError as problem:
             raise BrokerError(str(problem)) from problem
         self._client.on_socket_open = _no_delay
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_subscribe = self._on_subscribe
-        self._client.on_message = self._on_message
         self._resumable = resumable
         self._poll = select.poll()
         self._inbox: deque[Letter] = deque()
@@ -125,8 +124,8 @@ class Link:
                 f"fleet? only one may run{_certificate_hint(self._address)}"
             )
 
-    def _on_message(self, _client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
-        self._inbox.append(Letter(message.topic, bytes(message.payload), message.mid, message.qos, self._connection))
+    def _on_arrival(self, arrival: mqtt.Arrival) -> None:
+        self._inbox.append(Letter(arrival.topic, arrival.payload, arrival.mid, arrival.qos, self._connection))
 
     # ---- what the aggregator calls
 

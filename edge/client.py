@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from edge import session as machine
 from edge.learner import Classifier, Learner
-from edge.link import IDLE_S, KEEPALIVE_S, Happening, Incoming, Link
+from edge.link import IDLE_S, KEEPALIVE_S, Happening, Link
 from edge.meter import journal
 from edge.meter.stream import Stream
 from edge.meter.traffic import Account, Traffic, from_plain, meter, publish_bytes, to_plain
-from edge.mqtt import Address, parse_url
+from edge.mqtt import Address, Arrival, parse_url
 from edge.session import Action, Event, Session
 from edge.store import Snapshot, WorkFolder
 from edge.train import DivergedError
@@ -220,7 +220,7 @@ class Client:
     # ------------------------------------------------------------ events
 
     def _handle(self, happening: Happening) -> None:
-        if not isinstance(happening, Incoming):
+        if not isinstance(happening, Arrival):
             self._feed(happening)
             return
         message = self._read(happening)
@@ -228,20 +228,20 @@ class Client:
             return
         if isinstance(message, Plan):
             self._follow(message)
-        self._feed(machine.Heard(message, happening.replay), heard_bytes=len(happening.payload))
+        self._feed(machine.Heard(message, happening.retained), heard_bytes=len(happening.payload))
 
-    def _read(self, incoming: Incoming) -> Plan | Opening | Seat | Command | None:
+    def _read(self, arrival: Arrival) -> Plan | Opening | Seat | Command | None:
         """The message, or None for a frame that is refused: counted, and logged once a reason."""
-        if incoming.topic == self._parameters_topic:
+        if arrival.topic == self._parameters_topic:
             limit = self._learner.opening_limit()
         else:
             limit = plan_limit(self._learner.labels, MOST_SEATS)
         try:
-            message = decode(incoming.payload, limit=limit)
-            self._check(message, incoming.topic)
+            message = decode(arrival.payload, limit=limit)
+            self._check(message, arrival.topic)
         except FrameError as refusal:
             if self._traffic.refuse(refusal.reason):
-                LOG.warning("frame on %s refused: %s", incoming.topic, refusal)
+                LOG.warning("frame on %s refused: %s", arrival.topic, refusal)
             return None
         assert isinstance(message, Plan | Opening | Seat | Command)
         return message

@@ -15,8 +15,9 @@ import random
 import select
 import socket
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
@@ -57,14 +58,7 @@ def backoff_s(attempt: int, jitter: float) -> float:
     return float(min(most, least * 2 ** min(attempt - 1, 16)) * (0.5 + jitter))
 
 
-class Incoming(NamedTuple):
-    topic: str
-    payload: bytes
-    replay: bool
-    """Retained, and sent because we subscribed."""
-
-
-Happening: TypeAlias = LinkUp | LinkDown | Incoming
+Happening: TypeAlias = LinkUp | LinkDown | mqtt.Arrival
 
 
 class _Metered(mqtt.Client):
@@ -75,8 +69,10 @@ class _Metered(mqtt.Client):
     kernel's.
     """
 
-    def __init__(self, address: mqtt.Address, client_id: str, traffic: Traffic) -> None:
-        super().__init__(address, client_id)
+    def __init__(
+        self, address: mqtt.Address, client_id: str, on_arrival: Callable[[mqtt.Arrival], None], traffic: Traffic
+    ) -> None:
+        super().__init__(address, client_id, on_arrival)
         self._counted = traffic
 
     def read_socket(self, size: int) -> bytes:
@@ -108,7 +104,8 @@ class Link:
         self._attempt = 0
         self._retry_at_s = 0.0
         self._idle_s = min(IDLE_S, keepalive_s / 4)
-        self._mqtt = _Metered(address, f"{fleet}.{device}", traffic)  # rumqttd refuses an identifier with a slash
+        client_id = f"{fleet}.{device}"  # rumqttd refuses one with a slash
+        self._mqtt = _Metered(address, client_id, self._on_arrival, traffic)
         self._mqtt.will_set(topics.birth(fleet, device), encode(Gone()), qos=1, retain=True)
         self._listen()
         self._mqtt.connect_async(
@@ -127,7 +124,6 @@ class Link:
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_socket_open = self._on_socket_open
         client.on_socket_close = self._on_socket_close
@@ -292,10 +288,10 @@ class Link:
             LOG.error("another client has this device's name: give every device its own --device")
         self._try_later(f"the connection is gone ({reason})")
 
-    def _on_message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
-        if message.qos:
-            self._unacknowledged.append(message.mid)
-        self._happened.append(Incoming(message.topic, bytes(message.payload), message.retain))
+    def _on_arrival(self, arrival: mqtt.Arrival) -> None:
+        if arrival.qos:
+            self._unacknowledged.append(arrival.mid)
+        self._happened.append(arrival)
 
     def _on_publish(
         self, _client: paho.Client, _userdata: Any, mid: int, reason: ReasonCode, _properties: Properties | None
