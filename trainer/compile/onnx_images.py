@@ -104,23 +104,27 @@ def conv2d_dx(e: Emitter, node: Node) -> None:
 
 
 def max_pool2d(e: Emitter, node: Node) -> None:
-    (x,) = node.inputs
-    parts = e.batch_last(x, _pair(node, "size"))
-    running = [parts[0]]
-    for part in parts[1:]:
+    (x,), size = node.inputs, _pair(node, "size")
+    e.put(node.output, WHOLE, [_largest(e, x, size, size[0] * size[1])[-1]])
+
+
+def _largest(e: Emitter, x: str, size: Window, count: int) -> list[str]:
+    """Of the first one, the first two, ... of the window's places, element by element, up to the first `count`."""
+    parts = e.batch_last(x, size)
+    running: list[str] = e.once(("largest", x, size)) or e.once(("largest", x, size), [parts[0]])
+    for part in parts[len(running) : count]:
         running.append(e.op("Max", running[-1], part))
-    e.once(("running", x, _pair(node, "size")), running)
-    e.put(node.output, WHOLE, running[-1:])
+    return running[:count]
 
 
 def max_pool2d_grad(e: Emitter, node: Node) -> None:
     """From the last place to the first, a place takes g if it beats every place before it: the first maximum wins."""
     g, x, _ = node.inputs
     size = _pair(node, "size")
-    parts, running = e.batch_last(x, size), e.once(("running", x, size))
+    parts, largest = e.batch_last(x, size), _largest(e, x, size, size[0] * size[1] - 1)
     (left,) = e.batch_last(g)
     shares: list[str] = []
-    for part, before in zip(parts[:0:-1], running[-2::-1], strict=True):
+    for part, before in zip(parts[:0:-1], largest[::-1], strict=True):
         taken = e.op("Mul", left, step(e, e.op("Sub", part, before)))
         left = e.op("Sub", left, taken)
         shares.append(taken)
@@ -254,12 +258,11 @@ def _added_shares(e: Emitter, node: Node) -> str:
     line = _share_terms(H, rows, h, stride[0], padding[0], steps=(width * rows * columns, columns), zero=count)
     column = _share_terms(W, columns, width, stride[1], padding[1], steps=(rows * columns, 1), zero=count)
     channel = np.arange(C) * (count // C)
+    each = len(line) * len(column)
     shares = gathered(e, e.reshape(given, (-1, B)), channel, line, column, last=count)
-    each = e.reshape(shares, (C, len(line) * len(column), -1))
-    ones = e.constant(
-        np.ones((1, len(line) * len(column)), np.float32)
-    )  # a product: ReduceSum takes five times as long
-    return e.reshape(e.op("MatMul", ones, each), (C, -1))
+    shares = e.reshape(shares, (C, each, -1))
+    ones = e.constant(np.ones((1, each), np.float32))  # ReduceSum takes five times as long as the product
+    return e.reshape(e.op("MatMul", ones, shares), (C, -1))
 
 
 def _share_terms(

@@ -202,10 +202,13 @@ def _softmax(node: Node, view: _View) -> Node | None:
     return None if inner is None else Node(op="softmax", inputs=inner.inputs, output=node.output)
 
 
+_POOLING = frozenset({"max_pool2d", "max_pool2d_grad"})
+
+
 def _pool_before_relu(node: Node, view: _View) -> tuple[Node, Node] | None:
-    """max_pool2d(relu(x)) = relu(max_pool2d(x)), on a tensor smaller by the window."""
+    """max_pool2d(relu(x)) = relu(max_pool2d(x)), on a tensor smaller by the window, where nobody else reads relu(x)."""
     inner = view.maker(node.inputs[0], "relu") if node.op == "max_pool2d" else None
-    if inner is None:
+    if inner is None or not view.readers.get(inner.output, set()) <= {*_POOLING, "relu_grad"}:
         return None
     pool = replace(node, inputs=inner.inputs, output=f"{node.output}/pooled")
     return pool, replace(inner, inputs=(pool.output,), output=node.output)
@@ -257,8 +260,6 @@ def _bias_behind_pool(node: Node, view: _View) -> tuple[Node, ...] | None:
     column = Node(op="reshape", inputs=(bias,), output=f"{node.output}/bias", attributes={"shape": shape})
     return bare, pool, column, Node(op="add", inputs=(pool.output, column.output), output=node.output)
 
-
-_POOLING = frozenset({"max_pool2d", "max_pool2d_grad"})
 
 _RULES: tuple[Rule, ...] = (
     _skip_identity,

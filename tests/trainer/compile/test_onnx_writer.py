@@ -18,6 +18,7 @@ from edge.runtime.check import OPS, infer
 from edge.runtime.graph import FloatArray, Graph, Node, Shape
 from edge.runtime.numpy_ import Executable
 from trainer.compile.onnx_writer import IR_VERSION, OPSET, plan_layouts, write_onnx
+from trainer.compile.simplify import simplify
 
 TOLERANCE = 2e-6
 """Of one op on values near 1 in float32, relative to the largest result; a few hundred products included."""
@@ -242,6 +243,23 @@ NETWORKS = [
 @pytest.mark.parametrize("settings", NETWORKS, ids=str)
 def test_a_whole_network_with_its_gradients(settings: dict[str, Any]) -> None:
     assert_agrees(network(**settings))
+
+
+@pytest.mark.parametrize("settings", NETWORKS, ids=str)
+def test_a_simplified_network_computes_the_same_and_nothing_for_nobody(settings: dict[str, Any]) -> None:
+    graph = network(**settings)
+    simple = simplify(graph)
+    assert len(simple.nodes) <= len(graph.nodes) + 2  # a bias that goes behind a pooling: reshape and add
+    values, content = draw(graph), write_onnx(simple)
+    for want, *found in zip(
+        Executable(graph).run(values), Executable(simple).run(values), run_onnx(content, values), strict=True
+    ):
+        for got in found:
+            np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE * max(1.0, float(np.abs(want).max())))
+    written = onnx.load_from_string(content).graph
+    read = {name for node in written.node for name in node.input} | {output.name for output in written.output}
+    assert {name for node in written.node for name in node.output} <= read
+    assert {constant.name for constant in written.initializer} <= read
 
 
 def test_a_tensor_that_is_pooled_is_computed_in_the_places_of_its_window() -> None:

@@ -246,6 +246,23 @@ def test_the_first_of_tied_maxima_takes_the_gradient() -> None:
     np.testing.assert_array_equal(dx, np.asarray([[[[0, 6], [0, 0]]]], np.float32))
 
 
+@pytest.mark.parametrize("rows", [8, 9])  # 9: a rest that no window covers
+def test_every_operator_is_read(rows: int) -> None:
+    x, pooled = (4, 3, rows, 6), (4, 3, 4, 3)
+    moves = {"stride": [1, 1], "padding": [1, 1]}
+    nodes = (
+        node("conv2d", "x w", "y", x, **moves),
+        node("max_pool2d", "y", "p", pooled, size=[2, 2]),
+        node("max_pool2d_grad", "g y p", "d", x, size=[2, 2]),
+        node("conv2d_dw", "d x", "dw", (3, 3, 3, 3), **moves, shape=[3, 3, 3, 3]),
+    )
+    graph = replace(graph_of(*nodes, inputs={"x": x, "w": (3, 3, 3, 3), "g": pooled}), outputs=("p", "dw"))
+    assert_agrees(graph, tolerance=1e-5)
+    (written,) = schema.ModelT.InitFromPackedBuf(write_tflite(graph)).subgraphs
+    read = {*written.outputs} | {tensor for operator in written.operators for tensor in operator.inputs}
+    assert {tensor for operator in written.operators for tensor in operator.outputs} <= read
+
+
 def test_an_input_and_a_constant_can_be_outputs() -> None:
     constants = {"k": np.asarray([1, 2], np.float32)}
     graph = Graph(
