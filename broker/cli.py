@@ -498,10 +498,11 @@ def stop(fleet: str, devices: tuple[str, ...], everyone: bool, **options: Any) -
     try:
         for device in devices:
             topics.check_name(device, "device")
-        link = Link(address, f"ps-{secrets.token_hex(4)}", [topics.every_birth(fleet)], resumable=False)
+        births = topics.every_birth(fleet)
     except ValueError as problem:
         raise click.UsageError(str(problem)) from problem
     try:
+        link = Link(address, f"ps-{secrets.token_hex(4)}", [births], resumable=False)
         link.connect()
         found = present_devices(link)
         order(link, fleet, found if everyone else list(devices), Order.STOP)

@@ -17,6 +17,7 @@ from broker.settings import settings_to_plain
 from edge.wire.codec import encode
 from edge.wire.messages import Done
 from tests.broker.entries import SETTINGS, a_plan, a_run
+from tests.edge.conftest import write_program
 from tests.fleet import Fleet
 
 
@@ -166,3 +167,17 @@ def test_stop_without_a_broker_says_so() -> None:
     refused = invoke("stop", "--broker", "mqtt://127.0.0.1:1", "--fleet", "attic", "--all")
     assert refused.exit_code == 1
     assert "no broker at 127.0.0.1:1" in refused.output
+
+
+def test_a_certificate_that_is_none_is_named(tmp_path: Path) -> None:
+    junk = tmp_path / "ca.pem"
+    junk.write_text("no certificate\n")
+    connection = ("--broker", "mqtts://127.0.0.1:1", "--fleet", "f", "--cafile", str(junk))
+    program = str(write_program(tmp_path / "program"))
+    for command in (
+        ("stop", *connection, "--all"),
+        ("run", *connection, "--program", program, "--devices", "1", "--ledger", str(tmp_path / "ledger.sqlite")),
+    ):
+        result = invoke(*command)
+        assert result.exit_code == 1
+        assert f"TLS: cannot use {junk}" in result.output

@@ -16,13 +16,13 @@ import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.meter.power.protocol import SensorFailed, SensorMissing, Watts
+from edge.mqtt import parse_url
 
 ANSWER_S = 3.0
 CONNECT_S = 5.0
@@ -80,15 +80,16 @@ class PlugSensor:
         plug: str,
         broker: str,
     ) -> None:
-        parts = urlsplit(broker)
-        if parts.scheme != "mqtt" or not parts.hostname:
-            raise SensorMissing(
-                f"a plug is asked over mqtt://HOST[:PORT], not {broker!r}: plug:{maker}/{plug}@mqtt://HOST"
-            )
+        try:
+            address = parse_url(broker)
+        except ValueError as problem:
+            raise SensorMissing(f"plug:{maker}/{plug}@URL: {problem}") from problem
+        if address.tls:
+            raise SensorMissing(f"a plug is asked without TLS: plug:{maker}/{plug}@mqtt://HOST[:PORT]")
         self.name = f"{maker} plug {plug}"
         self._maker, self._plug, self._us = _MAKERS[maker], plug, f"potstill-{uuid4().hex[:8]}"
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._mqtt = self._connected(parts.hostname, parts.port or 1883)
+        self._mqtt = self._connected(address.host, address.port)
         try:
             self.read()
         except SensorFailed as problem:

@@ -131,5 +131,7 @@ def test_a_plug_that_is_not_there_is_missing(url: str, monkeypatch: pytest.Monke
         PlugSensor("tasmota", "nobody", url)
     with pytest.raises(SensorMissing, match="no answer from the broker"):
         PlugSensor("tasmota", "nobody", "mqtt://127.0.0.1:9")
-    with pytest.raises(SensorMissing, match="asked over mqtt"):
+    with pytest.raises(SensorMissing, match="asked without TLS"):
         PlugSensor("tasmota", "nobody", "mqtts://127.0.0.1:8883")
+    with pytest.raises(SensorMissing, match="mqtt://HOST"):
+        PlugSensor("tasmota", "nobody", "http://127.0.0.1")
