@@ -121,8 +121,10 @@ class Stage:
             self._began_s = time.monotonic() - self.outcome.seen.seconds
             self._start = {name: self._reading(name) for name in self._places}
         seconds = time.monotonic() - self._began_s
-        for name, start in self._start.items():
-            self.outcome.spent.setdefault(number, {})[name] = spent(self._reading(name), start, seconds)
+        # All of them or none: a user may stop the run in between.
+        self.outcome.spent[number] = {
+            name: spent(self._reading(name), start, seconds) for name, start in self._start.items()
+        }
 
     # ------------------------------------------------------------ what happens to it
 

@@ -41,7 +41,7 @@ name = "battery"
 profile = "pi-4b"
 link = "wifi-2.4-good"
 backend = "netns"
-battery_j = 1.0
+battery_j = 15.0  # five seconds of a Pi at rest: a round is over by then, eight are not
 
 [link.lossy]
 from = "lossy-250k"
