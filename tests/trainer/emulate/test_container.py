@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,17 @@ def test_an_engine_that_is_not_there_is_named_with_its_package(monkeypatch: pyte
 
 
 @pytest.fixture(scope="module")
-def own_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Images and containers of these tests, away from the user's."""
-    folder = tmp_path_factory.mktemp("podman")
-    settings = folder / "storage.conf"
-    settings.write_text(
-        f'[storage]\ndriver = "overlay"\ngraphroot = "{folder / "root"}"\nrunroot = "{folder / "run"}"\n'
-    )
-    with pytest.MonkeyPatch.context() as patch:
+def own_storage() -> Iterator[None]:
+    """Images and containers of these tests, away from the user's.
+
+    In a folder of a short name: with a worker's longer one, every podman run waited 20 s for its console's socket.
+    """
+    with tempfile.TemporaryDirectory(prefix="podman-") as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        settings = folder / "storage.conf"
+        settings.write_text(
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{folder / "root"}"\nrunroot = "{folder / "run"}"\n'
+        )
         patch.setenv("CONTAINERS_STORAGE_CONF", str(settings))
         yield
         subprocess.run(["podman", "system", "reset", "--force"], check=True, capture_output=True, timeout=120)
