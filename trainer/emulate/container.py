@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ CONFINED = (
 """Options of `podman run` and `docker run`: what a device's container may not do. The image's user is no root."""
 _FORCE_S = 60.0
 """For podman to remove a container; an idle machine takes 0.2 s."""
+_AGAIN_S = 0.5
 PODMAN = Engine(name="podman")
 
 
@@ -217,12 +219,12 @@ class Contained:
     def kill(self) -> None:
         if self._process.poll() is None:
             self._killed_here = True
+        end = time.monotonic() + _FORCE_S
         remove_container(self.name)
-        try:
-            self._process.wait(_FORCE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        while self.wait(_AGAIN_S) is None and time.monotonic() < end:
+            remove_container(self.name)  # podman knew no container of this name before it had made it
+        self._process.kill()
+        self._process.wait()
 
     def wait(self, timeout_s: float) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -61,7 +61,7 @@ def test_an_engine_that_is_not_there_is_named_with_its_package(monkeypatch: pyte
 def own_storage() -> Iterator[None]:
     """Images and containers of these tests, away from the user's.
 
-    In a folder of a short name: with a worker's longer one, every podman run waited 20 s for its console's socket.
+    In a folder of a short name: below a worker's own, which is longer, every `podman run` took 20 s more.
     """
     with tempfile.TemporaryDirectory(prefix="podman-") as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
