@@ -12,7 +12,7 @@ import paho.mqtt.client as paho
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 
 from broker.servers.embedded import EmbeddedBroker
@@ -149,3 +149,51 @@ def test_a_message_with_properties_from_a_real_broker() -> None:
         ("t", b"with", 1),
         ("t", b"without", 1),
     ]
+
+
+def test_what_was_read_ahead_of_a_lost_connection_is_dropped() -> None:
+    heard: list[Arrival] = []
+    with connected(heard) as (client, server, peer):
+        peer.sendall(CONNACK + publish(b"one") + publish(b"two"))
+        while not heard:
+            assert readable(client, 5)
+            client.loop_read()
+        assert client.waiting  # the second is read and not handled
+        client.reconnect()
+        assert not client.waiting
+        with server.accept()[0] as again:
+            again.sendall(CONNACK + publish(b"three"))
+            read(client)
+    assert [arrival.payload for arrival in heard] == [b"one", b"three"]
+
+
+def _refuse(*_: object) -> MQTTErrorCode:
+    raise AssertionError("paho's own way was taken")
+
+
+def test_what_has_no_properties_does_not_go_pahos_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paho.Client, "_handle_publish", _refuse)
+    monkeypatch.setattr(paho.Client, "_handle_pubackcomp", _refuse)
+    heard: list[Arrival] = []
+    with connected(heard) as (client, _, peer):
+        peer.sendall(CONNACK + publish(b"one"))
+        read(client)
+        sent = [client.publish("a/b", b"x", 1) for _ in range(3)]
+        peer.sendall(b"\x40\x02" + sent[1].mid.to_bytes(2, "big"))
+        read(client)
+        assert [info.is_published() for info in sent] == [False, True, False]
+    assert [arrival.payload for arrival in heard] == [b"one"]
+
+
+def test_an_acknowledgement_counts_once_and_one_with_a_reason_is_told() -> None:
+    told: list[tuple[int, bool]] = []
+    with connected([]) as (client, _, peer):
+        client.on_publish = lambda _c, _u, mid, reason, _p: told.append((mid, reason.is_failure))
+        peer.sendall(CONNACK)
+        read(client)
+        first, second = (client.publish("a/b", b"x", 1).mid for _ in range(2))
+        acknowledged = b"\x40\x02" + first.to_bytes(2, "big")
+        peer.sendall(acknowledged + acknowledged)
+        peer.sendall(b"\x40\x03" + second.to_bytes(2, "big") + b"\x87")  # not authorized
+        read(client)
+    assert told == [(first, False), (second, True)]
