@@ -29,9 +29,9 @@ Letters: L labels, P parameters, R rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,8 +188,9 @@ class Phase(StrEnum):
     LEFT = "left"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Session(NamedTuple):
+    """All that a device knows of its run; a tuple, because a changed copy of it is made several times a round."""
+
     program: bytes
     """Digest of the program this device serves: what a plan must name."""
     phase: Phase = Phase.IDLE
@@ -240,8 +241,7 @@ def start(saved: Mapping[str, Any] | None, *, program: bytes) -> Session:
             return fresh
         frame, seat = saved["pending"], saved["seat"]
         pending = None if frame is None else _upload(frame)
-        return replace(
-            fresh,
+        return fresh._replace(
             phase=Phase.IDLE if pending is None else Phase.SENT,
             run=saved["run"],
             completed=saved["completed"],
@@ -303,12 +303,12 @@ def _illegal(session: Session, event: object) -> IllegalEventError:
 
 
 def _link_up(session: Session, _: LinkUp) -> Outcome:
-    session = replace(session, linked=True)
+    session = session._replace(linked=True)
     return session, [Announce(), *_sent(session)]
 
 
 def _link_down(session: Session, _: LinkDown) -> Outcome:
-    return replace(session, linked=False), []
+    return session._replace(linked=False), []
 
 
 def _sent(session: Session) -> list[Action]:
@@ -329,7 +329,7 @@ def _hear_plan(session: Session, plan: Plan) -> Outcome:
     newest = _newest(session)
     if plan.round > newest:
         session, notes = _settle(session, plan)
-        session, actions = _begin(replace(session, plan=plan))
+        session, actions = _begin(session._replace(plan=plan))
         return session, [*notes, *actions]
     return session, _sent(session) if plan.round == newest else []
 
@@ -350,7 +350,7 @@ def _queue_plan(session: Session, plan: Plan) -> Outcome:
     assert session.plan is not None  # the phase is TRAINING
     if plan.run == session.run and plan.round <= session.plan.round:
         return session, []
-    return replace(session, queued=plan), []
+    return session._replace(queued=plan), []
 
 
 def _ours(session: Session, plan: Plan) -> bool:
@@ -365,12 +365,12 @@ def _not_ours(session: Session, plan: Plan) -> Outcome:
         text = f"serves program {plan.program.hex()}, this device {session.program.hex()}: put the same program on both"
     else:
         text = "is already over: this device waits for the next"
-    return replace(session, noted=plan.run), [Note(f"run {plan.run} {text}")]
+    return session._replace(noted=plan.run), [Note(f"run {plan.run} {text}")]
 
 
 def _enter_run(session: Session, plan: Plan) -> Outcome:
-    session = replace(
-        session, run=plan.run, completed=-1, plan=plan, pending=None, counted=None, seeded=False, shared=()
+    session = session._replace(
+        run=plan.run, completed=-1, plan=plan, pending=None, counted=None, seeded=False, shared=()
     )
     session, actions = _begin(session)
     return session, [Reset(plan.run), *actions]
@@ -380,14 +380,14 @@ def _settle(session: Session, plan: Plan) -> Outcome:
     """The cohort of a newer plan of the same run says what became of the pending upload."""
     upload = session.pending
     if upload is None:
-        return replace(session, counted=None), []
+        return session._replace(counted=None), []
     seated = session.seat is not None and session.seat.run == plan.run and session.seat.seat in plan.cohort
     if upload.round == plan.round - 1 and seated:
-        return replace(session, pending=None, counted=_means(upload), seeded=True), []
+        return session._replace(pending=None, counted=_means(upload), seeded=True), []
     lost = f"its cohort was not heard, the fleet is at round {plan.round}"
     if upload.round == plan.round - 1:
         lost = "the upload was late or lost, it did not count"
-    return replace(session, pending=None, counted=None), [Note(f"round {upload.round}: {lost}")]
+    return session._replace(pending=None, counted=None), [Note(f"round {upload.round}: {lost}")]
 
 
 def _means(upload: AnyUpload) -> Upload | None:
@@ -402,23 +402,23 @@ def _begin(session: Session) -> Outcome:
     plan = session.plan
     assert plan is not None  # every caller has just set it
     if not _ready(session, plan):
-        return replace(session, phase=Phase.WAITING), []
+        return session._replace(phase=Phase.WAITING), []
     actions: list[Action] = []
     opening = session.opening if _opens(plan) else None
     if opening is not None:
-        session = replace(session, opening=None)
+        session = session._replace(opening=None)
     if isinstance(opening, Parameters):
         actions.append(Adopt(opening.parameters))
     if plan.report and plan.round > 0 and session.completed == plan.round - 1:
         actions.append(Review(plan.run, session.completed))
     if plan.done:
-        session = replace(session, phase=Phase.IDLE, completed=plan.round, counted=None)
+        session = session._replace(phase=Phase.IDLE, completed=plan.round, counted=None)
         return session, [*actions, Save()]
     shared = _shared(session, plan)
     seeds = isinstance(plan.read_options(), FldOptions) and not session.seeded
     memory = None if isinstance(opening, Parameters) else opening
     actions.append(Train(plan, _teacher(session.counted, plan), seeds, shared, memory))
-    return replace(session, phase=Phase.TRAINING, counted=None, shared=shared), actions
+    return session._replace(phase=Phase.TRAINING, counted=None, shared=shared), actions
 
 
 def _shared(session: Session, plan: Plan) -> tuple[tuple[int, bytes], ...]:
@@ -473,24 +473,24 @@ def _hear_opening(session: Session, opening: Opening) -> Outcome:
     plan = session.plan
     if plan is not None and opening.run == plan.run and opening.round <= plan.round:
         return session, []  # already adopted; kept, they would fill the memory of a small device
-    return replace(session, opening=opening), []
+    return session._replace(opening=opening), []
 
 
 def _hear_seat(session: Session, seat: Seat) -> Outcome:
-    return replace(session, seat=seat), []
+    return session._replace(seat=seat), []
 
 
 def _awaited_opening(session: Session, opening: Opening) -> Outcome:
-    return _begin(replace(session, opening=opening))
+    return _begin(session._replace(opening=opening))
 
 
 def _awaited_seat(session: Session, seat: Seat) -> Outcome:
-    return _begin(replace(session, seat=seat))
+    return _begin(session._replace(seat=seat))
 
 
 def _obey(session: Session, command: Command) -> Outcome:
     if command.order is Order.STOP:
-        return replace(session, phase=Phase.LEFT), [Leave("told to stop")]
+        return session._replace(phase=Phase.LEFT), [Leave("told to stop")]
     announced: list[Action] = [Announce()] if session.linked else []
     return session, [*announced, *_sent(session)]
 
@@ -505,7 +505,7 @@ def _ignore(session: Session, _: object) -> Outcome:
 def _finish(session: Session, trained: Trained) -> Outcome:
     session = _completed(session, trained)
     if session.queued is None:
-        session = replace(session, phase=Phase.SENT)
+        session = session._replace(phase=Phase.SENT)
         return session, [Save(), *_sent(session)]
     return _drop(session, session.queued)
 
@@ -520,7 +520,7 @@ def _completed(session: Session, trained: Trained) -> Session:
     expected = plan is not None and session.completed < plan.round
     if not expected or plan is None or (trained.run, trained.round) != (plan.run, plan.round):
         raise _illegal(session, trained)
-    return replace(session, completed=trained.round, pending=trained.upload, pending_qos=plan.qos)
+    return session._replace(completed=trained.round, pending=trained.upload, pending_qos=plan.qos)
 
 
 def _drop(session: Session, newer: Plan) -> Outcome:
@@ -530,7 +530,7 @@ def _drop(session: Session, newer: Plan) -> Outcome:
     state in which a restart would begin the same training.
     """
     note = Note(f"round {session.completed}: trained too late, round {newer.round} of run {newer.run} was already open")
-    session = replace(session, phase=Phase.IDLE, pending=None, queued=None)
+    session = session._replace(phase=Phase.IDLE, pending=None, queued=None)
     session, actions = _hear_plan(session, newer)
     training = [action for action in actions if isinstance(action, Train)]
     before = [action for action in actions if not isinstance(action, Train | Save)]

@@ -454,7 +454,7 @@ def test_a_restart_after_the_run_changes_nothing() -> None:
 
 @pytest.mark.parametrize("pending", [Done(run=RUN, round=0), upload(0), None])
 def test_the_snapshot_survives_the_disk(pending: Upload | Done | None) -> None:
-    session = replace(sent(), pending=pending)
+    session = sent()._replace(pending=pending)
     assert snapshot(restarted(session)) == snapshot(session)
     assert snapshot(restarted(fresh())) == snapshot(fresh())
 
