@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from edge import session as machine
 from edge.learner import Classifier, Learner
 from edge.link import IDLE_S, KEEPALIVE_S, Happening, Link
-from edge.meter import journal
+from edge.meter.journal import Journal, Line
 from edge.meter.stream import Stream
 from edge.meter.traffic import Account, Traffic, from_plain, meter, publish_bytes, to_plain
 from edge.mqtt import Address, Arrival, parse_url
@@ -128,6 +128,7 @@ class Client:
         LOG.info("%s: %s", self._name, self._learner.about)
         self._started_s = time.monotonic()
         self._traffic = Traffic()
+        self._journal = Journal(work.path)
         self._closed_round: tuple[int | None, int] | None = None
         self._loss = 0.0
         self._train_s = 0.0
@@ -188,6 +189,7 @@ class Client:
                 self._serve()
         finally:
             self._write_line(None)
+            self._journal.close()
             self._link.close()
             if self._power is not None:
                 self._power.close()
@@ -387,7 +389,7 @@ class Client:
         energy = None if self._power is None else self._power.mark()
         if energy is not None and round_ is not None:
             LOG.info("run %s round %d: %s", self._session.run, round_, energy)
-        line = journal.Line(
+        line = Line(
             at=time.time(),
             run=self._session.run,
             round=round_,
@@ -396,9 +398,9 @@ class Client:
             energy=None if energy is None else energy.to_plain(),
         )
         try:
-            journal.append(self._work.path, line)
+            self._journal.append(line)
         except OSError as problem:
-            LOG.warning("%s: %s; the bytes of a round are not kept", self._work.path / journal.FILE, problem.strerror)
+            LOG.warning("%s: %s; the bytes of a round are not kept", self._journal.path, problem.strerror)
 
     def _publish(self, topic: str, message: Message, *, qos: int, retain: bool = False) -> None:
         self._link.publish(topic, encode(message), qos=qos, retain=retain)

@@ -34,26 +34,41 @@ class Line:
     """`edge.meter.energy.Energy.to_plain`, where the device has a power sensor (docs/energy.md)."""
 
 
-def append(folder: Path, line: Line) -> None:
-    """One write. Raises OSError if the disk refuses."""
-    plain = {"at": round(line.at, 3), "run": line.run, "round": line.round, "tls": line.tls, **to_plain(line.account)}
-    if line.energy is not None:
-        plain["energy"] = line.energy
-    _write(folder, json.dumps(plain).encode() + b"\n")
+class Journal:
+    """A folder's record, to add lines to. The file is open from the first of them to `close`."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: int | None = None
 
-def _write(folder: Path, line: bytes) -> None:
-    file = folder / FILE
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        full = os.fstat(descriptor).st_size > ROTATE_BYTES
-        if not full:
-            os.write(descriptor, line)
-    finally:
-        os.close(descriptor)
-    if full:
-        file.rename(folder / OLD_FILE)
-        _write(folder, line)
+    @property
+    def path(self) -> Path:
+        return self._folder / FILE
+
+    def append(self, line: Line) -> None:
+        """One write. Raises OSError if the disk refuses."""
+        plain: dict[str, Any] = {"at": round(line.at, 3), "run": line.run, "round": line.round, "tls": line.tls}
+        plain |= to_plain(line.account)
+        if line.energy is not None:
+            plain["energy"] = line.energy
+        os.write(self._with_room(), json.dumps(plain).encode() + b"\n")
+
+    def _with_room(self) -> int:
+        """The open file, begun anew where it is full, or where somebody has taken it away meanwhile."""
+        if self._file is None:
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        found = os.fstat(self._file)
+        if found.st_nlink and found.st_size <= ROTATE_BYTES:
+            return self._file
+        self.close()
+        if found.st_nlink:
+            self.path.rename(self._folder / OLD_FILE)
+        return self._with_room()
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 def read(folder: Path) -> tuple[list[Line], int]:

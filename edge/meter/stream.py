@@ -19,18 +19,15 @@ IPPROTO_TCP = 6
 AF_INET6 = 10
 """Linux's number too: this module stays free of the socket module."""
 
+_COUNTS = struct.Struct("=B4xB94xI24xQ6I40x2Q")
+"""State, options in use, total_retrans, bytes_received, segs_out to data_segs_out, bytes_sent and bytes_retrans."""
+_DISORDER = struct.Struct("=3I")
+"""dsack_dups, reord_seen, rcv_ooopack: behind them."""
 _CLOSE_WAIT = 8
-"""State (the first byte) in which the peer has closed: its FIN counts as a byte received, which it is not."""
+"""State in which the peer has closed: its FIN counts as a byte received, which it is not."""
 _ESTABLISHED = 1
 _TIMESTAMPS = 1
 """Bit of the options in use: TCPI_OPT_TIMESTAMPS."""
-_OPTIONS = 5
-_TOTAL_RETRANS = 8 + 23 * 4
-_RECEIVED = 8 + 24 * 4 + 3 * 8
-_SEGMENTS = _RECEIVED + 8
-_SENT = _SEGMENTS + 6 * 4 + 4 * 8 + 2 * 4
-_LENGTH = _SENT + 2 * 8
-_DISORDER = _LENGTH
 
 IP_HEADER_BYTES = {False: 20, True: 40}
 """IPv4 without options (RFC 791), IPv6 (RFC 8200); the key: whether it is IPv6."""
@@ -95,16 +92,14 @@ def parse_tcp_info(info: bytes, *, ipv6: bool = False, closing: bool = False) ->
     `closing`: this side is about to close, and the segments of that, which nobody can ask for afterwards, are added
     (modelled): our FIN and its acknowledgement, and where the peer has not closed yet, our acknowledgement of its FIN.
     """
-    if len(info) < _LENGTH:
+    if len(info) < _COUNTS.size:
         return None
-    state = info[0]
-    timestamps = bool(info[_OPTIONS] & _TIMESTAMPS)
+    state, options, again, received, *segments, sent, retransmitted = _COUNTS.unpack_from(info)
+    segments_out, segments_in, not_sent, _, data_in, data_out = segments
+    known = len(info) >= _COUNTS.size + _DISORDER.size
+    doubled, _, disordered = _DISORDER.unpack_from(info, _COUNTS.size) if known else (0, 0, 0)
+    timestamps = bool(options & _TIMESTAMPS)
     header = IP_HEADER_BYTES[ipv6] + TCP_HEADER_BYTES + timestamps * TIMESTAMPS_BYTES
-    (again,) = struct.unpack_from("=I", info, _TOTAL_RETRANS)
-    (received,) = struct.unpack_from("=Q", info, _RECEIVED)
-    segments_out, segments_in, not_sent, _, data_in, data_out = struct.unpack_from("=6I", info, _SEGMENTS)
-    sent, retransmitted = struct.unpack_from("=2Q", info, _SENT)
-    doubled, _, disordered = struct.unpack_from("=3I", info, _DISORDER) if len(info) >= _DISORDER + 12 else (0, 0, 0)
     if closing and state in {_ESTABLISHED, _CLOSE_WAIT}:
         segments_out += 1 if state == _CLOSE_WAIT else 2
         segments_in += 1

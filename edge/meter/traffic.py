@@ -6,8 +6,9 @@ Letters: K kinds of packet (`edge.wire.messages.METER_KINDS`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,14 +36,17 @@ def _varint_bytes(value: int) -> int:
     return next(width for width in (1, 2, 3, 4) if value < 128**width)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+_NOTHING = empty_tally()
+_NOTHING.flags.writeable = False
+
+
+class Account(NamedTuple):
     """Totals, or what was added to them between two moments."""
 
-    up: Tally = field(default_factory=empty_tally)
+    up: Tally = _NOTHING
     """(K, 3) packets, payload bytes, bytes of the packets."""
-    down: Tally = field(default_factory=empty_tally)
-    stream: Stream | None = field(default_factory=Stream)
+    down: Tally = _NOTHING
+    stream: Stream | None = Stream()
     """None where the kernel did not say for one connection or more."""
     connects: int = 0
     failed: int = 0
@@ -52,26 +56,17 @@ class Account:
     """What of it went into evaluating the model for reports."""
     elapsed_s: float = 0.0
 
-    def __add__(self, other: Account) -> Account:
-        return self._with(other, 1)
+    def __add__(self, other: Account) -> Account:  # type: ignore[override]  # totals are added, not put end to end
+        return self._with(other, operator.add)
 
     def __sub__(self, other: Account) -> Account:
-        return self._with(other, -1)
+        return self._with(other, operator.sub)
 
-    def _with(self, other: Account, sign: int) -> Account:
-        stream = None
-        if self.stream is not None and other.stream is not None:
-            stream = self.stream + other.stream if sign > 0 else self.stream - other.stream
-        return Account(
-            up=self.up + sign * other.up,
-            down=self.down + sign * other.down,
-            stream=stream,
-            connects=self.connects + sign * other.connects,
-            failed=self.failed + sign * other.failed,
-            cpu_s=self.cpu_s + sign * other.cpu_s,
-            review_cpu_s=self.review_cpu_s + sign * other.review_cpu_s,
-            elapsed_s=self.elapsed_s + sign * other.elapsed_s,
-        )
+    def _with(self, other: Account, combine: Callable[[Any, Any], Any]) -> Account:
+        up, down, stream, *numbers = self
+        other_up, other_down, other_stream, *others = other
+        both = None if stream is None or other_stream is None else Stream(*map(combine, stream, other_stream))
+        return Account(combine(up, other_up), combine(down, other_down), both, *map(combine, numbers, others))
 
     @property
     def payload_up(self) -> int:
@@ -148,6 +143,8 @@ class Traffic:
         """Segments with data that the open connection heard before its first PUBLISH, beyond one a packet: of TLS."""
         self._heard_before = empty_tally()
         """(K, 3) when the open connection began."""
+        self._packets_before = 0
+        """Of them."""
         self._closed: Stream | None = Stream()
         """Of the connections that have ended."""
         self._run_began = Account()
@@ -164,13 +161,13 @@ class Traffic:
         self._closed = self._and_closed(last)
         self.sent.reset()
         self.heard.reset()
-        self._heard_before, self._unexplained = self.heard.tally.copy(), 0
+        self._heard_before, self._packets_before, self._unexplained = self.heard.tally, self.heard.packets, 0
 
     def account(self, open_connection: Stream | None, *, cpu_s: float, now_s: float) -> Account:
         """Everything since the process began; `open_connection`: zeros if there is none."""
         return Account(
-            up=self.sent.tally.copy(),
-            down=self.heard.tally.copy(),
+            up=self.sent.tally,
+            down=self.heard.tally,
             stream=self._and_closed(open_connection),
             connects=self.connects,
             failed=self.failed,
@@ -182,8 +179,11 @@ class Traffic:
     def subscribed(self, open_connection: Stream | None) -> None:
         """The open connection has come so far that from now on every segment with data should be one packet."""
         if open_connection is not None:
-            packets = int((self.heard.tally - self._heard_before)[:, 0].sum())
-            self._unexplained = open_connection.data_segments_in - packets
+            self._unexplained = open_connection.data_segments_in - self._packets_heard()
+
+    def _packets_heard(self) -> int:
+        """On the open connection."""
+        return self.heard.packets - self._packets_before
 
     def _and_closed(self, connection: Stream | None) -> Stream | None:
         if self._closed is None or connection is None:
@@ -197,12 +197,12 @@ class Traffic:
         for a packet of mean size. No estimate (0) once parameters were heard, which take any number of segments; too
         low where the broker puts several packets in a segment.
         """
-        heard = self.heard.tally - self._heard_before
-        packets, _, size = (int(count) for count in heard.sum(axis=0))
+        packets = self._packets_heard()
         again = connection.data_segments_in - self._unexplained - packets
-        if again <= 0 or packets == 0 or heard[KIND["parameters"], 0]:
+        if again <= 0 or packets == 0:
             return 0
-        return again * (size // packets)
+        heard = self.heard.tally - self._heard_before
+        return 0 if heard[KIND["parameters"], 0] else again * (int(heard[:, 2].sum()) // packets)
 
     def of_run(self, now: Account) -> Account:
         """Since the run began, over restarts of the process."""

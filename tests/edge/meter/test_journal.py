@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from edge.cli import edge
 from edge.meter import journal, table
 from edge.meter.energy import Energy, Measured
-from edge.meter.journal import Line
+from edge.meter.journal import Journal, Line
 from edge.meter.packets import KIND, empty_tally
 from edge.meter.stream import Stream
 from edge.meter.traffic import Account
@@ -26,10 +26,16 @@ def a_line(run: int | None, round_: int | None, *, stream: Stream | None = None)
     return Line(at=1.5, run=run, round=round_, tls=False, account=Account(up=up, stream=seen, cpu_s=0.5, elapsed_s=2.0))
 
 
+def write(folder: Path, *lines: Line) -> None:
+    record = Journal(folder)
+    for line in lines:
+        record.append(line)
+    record.close()
+
+
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    for line in (a_line(7, None), a_line(7, 0), a_line(7, 1), a_line(9, 0), a_line(7, 1)):
-        journal.append(tmp_path, line)
+    write(tmp_path, a_line(7, None), a_line(7, 0), a_line(7, 1), a_line(9, 0), a_line(7, 1))
     return tmp_path
 
 
@@ -57,13 +63,21 @@ def test_a_half_line_is_passed_over(work: Path) -> None:
 
 def test_a_long_record_keeps_its_last_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "ROTATE_BYTES", 2000)
-    for number in range(60):
-        journal.append(tmp_path, a_line(7, number))
+    write(tmp_path, *(a_line(7, number) for number in range(60)))
     sizes = [(tmp_path / name).stat().st_size for name in (journal.FILE, journal.OLD_FILE)]
     assert max(sizes) < 3000
     rounds = [line.round for line in journal.read(tmp_path)[0]]
     assert rounds == list(range(rounds[0] or 0, 60))  # none is missing in between
     assert len(rounds) >= 5
+
+
+def test_a_record_that_is_taken_away_is_begun_anew(tmp_path: Path) -> None:
+    record = Journal(tmp_path)
+    record.append(a_line(7, 0))
+    record.path.unlink()
+    record.append(a_line(7, 1))
+    record.close()
+    assert [line.round for line in journal.read(tmp_path)[0]] == [1]
 
 
 def test_the_table_of_a_run(work: Path) -> None:
@@ -99,7 +113,7 @@ def test_json_has_every_line(work: Path) -> None:
 
 def test_where_the_kernel_does_not_say_the_table_says_so(tmp_path: Path) -> None:
     blind = a_line(7, 0)
-    journal.append(tmp_path, Line(at=1.0, run=7, round=0, tls=True, account=Account(up=blind.account.up, stream=None)))
+    write(tmp_path, Line(at=1.0, run=7, round=0, tls=True, account=Account(up=blind.account.up, stream=None)))
     said = CliRunner().invoke(edge, ["meter", "--work", str(tmp_path)]).stdout
     assert "unknown, this kernel has no TCP_INFO" in said
     rows = {line[:16].strip(): line[16:].split() for line in said.splitlines()}
@@ -129,8 +143,7 @@ def measured(total_j: float, *, idle_w: float | None = 2.0) -> dict[str, Any]:
 
 
 def told(work: Path, *lines: Line) -> str:
-    for line in lines:
-        journal.append(work, line)
+    write(work, *lines)
     said = CliRunner().invoke(edge, ["meter", "--work", str(work)])
     assert said.exit_code == 0, said.output
     return said.stdout

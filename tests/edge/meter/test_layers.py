@@ -64,7 +64,7 @@ def test_what_tcp_sent_again_is_a_class_of_its_own() -> None:
     account = a_round()
     assert account.stream is not None
     again = Stream(sent=97, retransmitted=97, retransmitted_segments=1, segments_out=1, data_segments_out=1)
-    lossy = replace(account, stream=account.stream + again._replace(headers_out=52))
+    lossy = account._replace(stream=account.stream + again._replace(headers_out=52))
     assert layers(lossy, "up") == replace(layers(account, "up"), tcpip=208 + 52 + 97, link=70)
     assert by_class(lossy, "up")["retransmissions"] == Layers(payload=0, mqtt=0, tls=0, tcpip=149, link=14)
 
@@ -72,7 +72,7 @@ def test_what_tcp_sent_again_is_a_class_of_its_own() -> None:
 def test_tls_is_records_and_the_rest_handshakes() -> None:
     account = a_round()
     assert account.stream is not None
-    sealed = replace(account, stream=account.stream._replace(sent=152 + 3 * 22 + 320), connects=1)
+    sealed = account._replace(stream=account.stream._replace(sent=152 + 3 * 22 + 320), connects=1)
     parts = by_class(sealed, "up")
     assert layers(sealed, "up").tls == 3 * 22 + 320
     assert {name: part.tls for name, part in parts.items() if part.tls} == {
@@ -84,7 +84,7 @@ def test_tls_is_records_and_the_rest_handshakes() -> None:
 
 
 def test_where_the_kernel_does_not_say_nothing_is_said() -> None:
-    blind = replace(a_round(), stream=None)
+    blind = a_round()._replace(stream=None)
     whole = layers(blind, "up")
     assert (whole.payload, whole.mqtt, whole.tls, whole.tcpip, whole.link, whole.total) == (116, 36, *[None] * 4)
     assert by_class(blind, "up")["method"] == Layers(payload=76, mqtt=17, tls=None, tcpip=None, link=None)
@@ -143,8 +143,8 @@ def test_every_kind_of_packet_is_in_one_class() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_account_survives_message_and_event(stream: bool) -> None:
-    account = replace(a_round(), connects=2, cpu_s=0.5, review_cpu_s=0.25, elapsed_s=4.0)
-    account = account if stream else replace(account, stream=None)
+    account = a_round()._replace(connects=2, cpu_s=0.5, review_cpu_s=0.25, elapsed_s=4.0)
+    account = account if stream else account._replace(stream=None)
     event = {"event": "meter", "device": "d0", **meter_to_plain(meter(account, run=7, round_=3))}
     again = from_event(event)
     np.testing.assert_array_equal(again.up, account.up)
