@@ -136,6 +136,7 @@ class Client:
         self._leaving = ""
         self._looked_at_s = 0.0
         self._plan_topic = topics.plan(settings.fleet)
+        self._upload_topic = topics.upload(settings.fleet, settings.device)
         self._parameters_topic = topics.parameters(settings.fleet)
         self._kinds: dict[str, tuple[type[Message], ...]] = {
             self._plan_topic: (Plan,),
@@ -165,7 +166,7 @@ class Client:
         self._learner.runtime.set_state(saved.state)
         self._loss, self._train_s = saved.loss, saved.train_s
         self._resume_counters(saved.traffic)
-        pending = "none" if session.pending is None else f"of round {session.pending.round}"
+        pending = "none" if session.pending is None else f"of round {session.pending.upload.round}"
         LOG.info(
             "taken up from disk: run %s, round %d done, pending upload %s", session.run, session.completed, pending
         )
@@ -293,8 +294,8 @@ class Client:
             case machine.Train():
                 self._close_round(self._session.completed)
                 self._train(action)
-            case machine.Send(upload, qos):
-                self._send(upload, qos)
+            case machine.Send(frame, qos):
+                self._send(frame, qos)
             case machine.Save():
                 self._save()
             case machine.Note(text):
@@ -341,10 +342,10 @@ class Client:
         )
         self._feed(machine.Trained(plan.run, plan.round, result.upload))
 
-    def _send(self, upload: Message, qos: int) -> None:
+    def _send(self, frame: bytes, qos: int) -> None:
         with self._link.together():
             self._link.acknowledge()
-            self._publish(topics.upload(self._settings.fleet, self._settings.device), upload, qos=qos)
+            self._link.publish(self._upload_topic, frame, qos=qos)
 
     def _review(self, run: int, round_: int) -> None:
         """Meter and report of the round that is over, as it stood before either of them."""

@@ -145,7 +145,7 @@ class Train:
 class Send:
     """Publish an upload (also again, after a reconnect: the aggregator counts it once)."""
 
-    upload: AnyUpload
+    frame: bytes
     qos: int
 
 
@@ -188,6 +188,16 @@ class Phase(StrEnum):
     LEFT = "left"
 
 
+class Pending(NamedTuple):
+    """An upload that no cohort has spoken of yet."""
+
+    upload: AnyUpload
+    frame: bytes
+    """The same as it is saved and sent."""
+    qos: int
+    """Its plan's."""
+
+
 class Session(NamedTuple):
     """All that a device knows of its run; a tuple, because a changed copy of it is made several times a round."""
 
@@ -207,9 +217,8 @@ class Session(NamedTuple):
     """The newest plan heard while training."""
     opening: Opening | None = None
     """The last heard, until it is adopted or distilled."""
-    pending: AnyUpload | None = None
+    pending: Pending | None = None
     """The upload of round `completed`, until a plan settles it."""
-    pending_qos: int = 1
     counted: Upload | None = None
     """This device's own rows within the logits of `plan`."""
     seeded: bool = False
@@ -240,14 +249,12 @@ def start(saved: Mapping[str, Any] | None, *, program: bytes) -> Session:
         if (saved["format"], saved["program"]) != (_FORMAT, program):
             return fresh
         frame, seat = saved["pending"], saved["seat"]
-        pending = None if frame is None else _upload(frame)
         return fresh._replace(
-            phase=Phase.IDLE if pending is None else Phase.SENT,
+            phase=Phase.IDLE if frame is None else Phase.SENT,
             run=saved["run"],
             completed=saved["completed"],
             seat=None if seat is None else Seat(run=seat[0], seat=seat[1]),
-            pending=pending,
-            pending_qos=saved["pending_qos"],
+            pending=None if frame is None else Pending(_upload(frame), frame, saved["pending_qos"]),
             seeded=saved["seeded"],
             shared=tuple((round_, data) for round_, data in saved["shared"]),
         )
@@ -265,8 +272,8 @@ def snapshot(session: Session) -> dict[str, Any]:
         "run": session.run,
         "completed": session.completed,
         "seat": None if session.seat is None else [session.seat.run, session.seat.seat],
-        "pending": None if session.pending is None else encode(session.pending),
-        "pending_qos": session.pending_qos,
+        "pending": None if session.pending is None else session.pending.frame,
+        "pending_qos": 1 if session.pending is None else session.pending.qos,
         "seeded": session.seeded,
         "shared": [[round_, data] for round_, data in session.shared],
     }
@@ -315,7 +322,7 @@ def _sent(session: Session) -> list[Action]:
     """Send what is pending, if it can be."""
     if session.pending is None or not session.linked:
         return []
-    return [Send(session.pending, session.pending_qos)]
+    return [Send(session.pending.frame, session.pending.qos)]
 
 
 # ---------------------------------------------------------------- plans
@@ -378,9 +385,9 @@ def _enter_run(session: Session, plan: Plan) -> Outcome:
 
 def _settle(session: Session, plan: Plan) -> Outcome:
     """The cohort of a newer plan of the same run says what became of the pending upload."""
-    upload = session.pending
-    if upload is None:
+    if session.pending is None:
         return session._replace(counted=None), []
+    upload = session.pending.upload
     seated = session.seat is not None and session.seat.run == plan.run and session.seat.seat in plan.cohort
     if upload.round == plan.round - 1 and seated:
         return session._replace(pending=None, counted=_means(upload), seeded=True), []
@@ -520,7 +527,8 @@ def _completed(session: Session, trained: Trained) -> Session:
     expected = plan is not None and session.completed < plan.round
     if not expected or plan is None or (trained.run, trained.round) != (plan.run, plan.round):
         raise _illegal(session, trained)
-    return session._replace(completed=trained.round, pending=trained.upload, pending_qos=plan.qos)
+    pending = Pending(trained.upload, encode(trained.upload), plan.qos)
+    return session._replace(completed=trained.round, pending=pending)
 
 
 def _drop(session: Session, newer: Plan) -> Outcome:

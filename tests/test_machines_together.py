@@ -36,6 +36,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import broker.round as aggregator
 import edge.session as device_machine
 from broker.settings import RunSettings
+from edge.wire.codec import decode
 from edge.wire.labels import pack_labels, read_labels
 from edge.wire.messages import (
     SEEDED,
@@ -298,11 +299,13 @@ class World:
         match action:
             case device_machine.Announce():
                 device.air.append((BIRTH, 1))
-            case device_machine.Send(upload, qos):
+            case device_machine.Send(frame, qos):
                 assert device.disk is not None, "sent before it was saved"
                 saved, now = device.disk[0], device_machine.snapshot(session)
                 assert all(saved[key] == now[key] for key in ("pending", "run", "completed")), "sent, but not on disk"
                 assert device.linked
+                upload = decode(frame, limit=len(frame))
+                assert isinstance(upload, AnyUpload)
                 device.air.append((upload, qos))
             case device_machine.Save():
                 device.disk = (device_machine.snapshot(session), device.trained)

@@ -16,7 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 
 from broker.servers.embedded import EmbeddedBroker
-from edge.mqtt import READ_BYTES, Address, Arrival, Client, parse_publish, parse_url, properties
+from edge.mqtt import READ_BYTES, Address, Arrival, Client, parse_length, parse_publish, parse_url, properties
 
 CONNACK = bytes.fromhex("2003000000")
 PLAIN = bytes.fromhex("3209 0003 612f62 0010 00 ff")
@@ -78,6 +78,30 @@ def test_a_packet_of_the_standard() -> None:
 )
 def test_what_else_comes_is_left_to_paho(head: int, packet: str) -> None:
     assert parse_publish(head, bytes.fromhex(packet)) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "length"),
+    [
+        ("00", 0),
+        ("7f", 127),
+        ("8001", 128),
+        ("ff7f", 16_383),
+        ("808001", 16_384),
+        ("ffff7f", 2_097_151),
+        ("80808001", 2_097_152),
+        ("ffffff7f", 268_435_455),
+    ],
+)
+def test_lengths_of_the_standard(written: str, length: int) -> None:
+    """MQTT 5, table 1-1."""
+    width = len(written) // 2
+    assert parse_length(b"\x30" + bytes.fromhex(written) + b"rest", 1) == (1 + width, 1 + width + length)
+    assert parse_length(bytes.fromhex(written)[:-1], 0) is None
+
+
+def test_a_length_of_five_bytes_is_none() -> None:
+    assert parse_length(bytes.fromhex("ffffffff7f"), 0) is None
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=30), st.data())

@@ -19,6 +19,7 @@ from edge.session import (
     LinkDown,
     LinkUp,
     Note,
+    Pending,
     Phase,
     Review,
     Save,
@@ -30,6 +31,7 @@ from edge.session import (
     start,
     step,
 )
+from edge.wire.codec import encode
 from edge.wire.messages import (
     Command,
     Done,
@@ -267,7 +269,7 @@ def test_a_new_run_resets_and_forgets_the_old_one() -> None:
 
 def test_the_upload_is_saved_before_it_is_sent_and_kept_until_a_cohort_settles_it() -> None:
     session, actions = play(training(), trained(0))
-    assert actions == [Save(), Send(session.pending, 1)]  # type: ignore[arg-type]
+    assert actions == [Save(), Send(encode(upload(0)), 1)]
     session, actions = play(session, Heard(plan(1, cohort=(4,))))
     assert kinds(actions) == ["Review", "Train"]
     assert session.pending is None
@@ -394,7 +396,7 @@ def test_too_late_and_what_comes_next_is_still_missing() -> None:
 
 def test_the_pending_upload_is_sent_again_when_the_link_returns() -> None:
     session, actions = play(sent(), LINK_DOWN, LINK_UP)
-    assert actions == [Announce(), Send(session.pending, 1)]  # type: ignore[arg-type]
+    assert actions == [Announce(), Send(encode(upload(0)), 1)]
     assert play(session, Heard(plan(0), replay=True)) == (session, [])
     assert kinds(play(session, Heard(plan(0)))[1]) == ["Send"]  # published just now: the aggregator asks again
 
@@ -454,7 +456,8 @@ def test_a_restart_after_the_run_changes_nothing() -> None:
 
 @pytest.mark.parametrize("pending", [Done(run=RUN, round=0), upload(0), None])
 def test_the_snapshot_survives_the_disk(pending: Upload | Done | None) -> None:
-    session = sent()._replace(pending=pending)
+    kept = None if pending is None else Pending(pending, encode(pending), 1)
+    session = sent()._replace(pending=kept)
     assert snapshot(restarted(session)) == snapshot(session)
     assert snapshot(restarted(fresh())) == snapshot(fresh())
 
@@ -476,8 +479,6 @@ def test_a_damaged_snapshot_is_refused(damage: dict[str, object]) -> None:
 
 
 def test_a_message_of_another_kind_is_no_pending_upload() -> None:
-    from edge.wire.codec import encode
-
     with pytest.raises(ValueError, match="Seat where the pending upload belongs"):
         start({**snapshot(sent()), "pending": encode(SEAT)}, program=PROGRAM)
 
@@ -526,7 +527,8 @@ def test_a_restarted_device_knows_whether_its_seeds_have_counted() -> None:
     session, _ = play(restarted(play(session, trained(1))[0]), LINK_UP, *fld(2))
     assert session.seeded
     pending = restarted(play(play(seated(), *fld(0))[0], given(0))[0])
-    assert pending.pending == given(0).upload
+    assert pending.pending is not None
+    assert pending.pending.upload == given(0).upload
     assert not asked_for_seeds(play(pending, LINK_UP, Heard(SEAT), *fld(1, cohort=(4,)))[1])
 
 
