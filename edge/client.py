@@ -319,7 +319,7 @@ class Client:
         self._loss = self._train_s = 0.0
         self._write_line(None)
         packet_bytes = publish_bytes(topic=self._plan_topic, payload_bytes=heard_bytes, qos=1)
-        self._traffic.restart(self._account(), packet_bytes=packet_bytes, payload_bytes=heard_bytes, tls=self._link.tls)
+        self._traffic.restart(packet_bytes=packet_bytes, payload_bytes=heard_bytes, tls=self._link.tls)
 
     def _train(self, action: machine.Train) -> None:
         plan = action.plan
@@ -415,7 +415,7 @@ class Client:
                 device=self._name,
                 session=machine.snapshot(self._session),
                 state=self._learner.runtime.state(),
-                traffic={"run": to_plain(self._traffic.of_run(self._account())), "refused": self._traffic.refused},
+                traffic={"run": to_plain(self._traffic.of_run_lines()), "refused": self._traffic.refused},
                 loss=self._loss,
                 train_s=self._train_s,
             )

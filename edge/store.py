@@ -54,7 +54,7 @@ class Snapshot:
     state: FloatArray
     """(S,) the runtime's."""
     traffic: dict[str, Any]
-    """"run": `edge.meter.traffic.to_plain` of the run's totals; "refused": frames by reason."""
+    """"run": `edge.meter.traffic.to_plain` of the run at the last line of its record; "refused": frames by reason."""
     loss: float
     """Mean training loss of the last finished round."""
     train_s: float

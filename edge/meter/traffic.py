@@ -213,8 +213,13 @@ class Traffic:
         line, self._last_line = now - self._last_line, now
         return line
 
-    def restart(self, now: Account, *, packet_bytes: int, payload_bytes: int, tls: bool) -> None:
-        """A run begins with a plan just heard, which belongs to it: one packet in one segment."""
+    def of_run_lines(self) -> Account:
+        """Since the run began, up to the last line: what a restart of the process goes on from."""
+        return self._last_line - self._run_began
+
+    def restart(self, *, packet_bytes: int, payload_bytes: int, tls: bool) -> None:
+        """A run begins at the last line, with a plan just heard, which belongs to it: one packet in one segment."""
+        now = self._last_line
         plan = empty_tally()
         plan[KIND["plan"]] = 1, payload_bytes, packet_bytes
         stream = now.stream or Stream()

@@ -155,7 +155,8 @@ def test_a_run_begins_with_the_plan_that_brought_it() -> None:
     traffic.heard.feed(plan)
     traffic.disconnected(Stream(sent=500, received=700, segments_in=3, headers_in=164))
     before = Stream(sent=80, received=130, segments_in=4, headers_in=216)
-    traffic.restart(_now(traffic, before, cpu_s=2.0, now_s=10.0), packet_bytes=len(plan), payload_bytes=90, tls=False)
+    traffic.of_line(_now(traffic, before, cpu_s=2.0, now_s=10.0))
+    traffic.restart(packet_bytes=len(plan), payload_bytes=90, tls=False)
     run = traffic.of_run(_now(traffic, before, cpu_s=2.0, now_s=10.0))
     assert (run.payload_up, run.payload_down, run.up.sum()) == (0, 90, 0)
     assert run.stream == Stream(received=len(plan), segments_in=1, data_segments_in=1, headers_in=54)
@@ -167,9 +168,12 @@ def test_a_run_begins_with_the_plan_that_brought_it() -> None:
 
 def test_a_restart_of_the_process_goes_on_counting() -> None:
     traffic = Traffic()
-    traffic.restart(_now(traffic), packet_bytes=105, payload_bytes=90, tls=False)
+    traffic.of_line(_now(traffic))
+    traffic.restart(packet_bytes=105, payload_bytes=90, tls=False)
     traffic.sent.feed(_publish("ps/f/u/d", 110))
-    saved = to_plain(traffic.of_run(_now(traffic, Stream(sent=125, received=4), cpu_s=3.0, now_s=8.0)))
+    traffic.of_line(_now(traffic, Stream(sent=125, received=4), cpu_s=3.0, now_s=8.0))
+    traffic.sent.feed(_publish("ps/f/u/d", 5))  # in no line yet: the process dies before there is one
+    saved = to_plain(traffic.of_run_lines())
     again = Traffic()
     again.resume(_now(again, cpu_s=1.0), from_plain(saved))
     run = again.of_run(_now(again, Stream(sent=60, received=10), cpu_s=1.5, now_s=2.0))
