@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from edge.wire.messages import UintArray, Upload
 from edge.wire.rows import CodedRows, code_rows, read_rows
 
+AT_ONCE = 2**17
+"""Numbers that are added up in one go: 1 MB of them stays in a cache."""
+
 
 def average(uploads: Sequence[Upload], bits: int) -> tuple[UintArray, CodedRows | None]:
     """D uploads of one round -> contributors (L,), and their mean logits (R, L) coded for the plan.
@@ -38,20 +41,23 @@ def mean(uploads: Sequence[Upload]) -> tuple[UintArray, NDArray[np.float64]]:
     labels = len(uploads[0].counts)
     if any(len(upload.counts) != labels for upload in uploads):
         raise ValueError("uploads of one round have one label schema: admit them first")
-    held = np.stack([upload.counts for upload in uploads]) > 0  # (D, L)
+    held = np.concatenate([upload.counts for upload in uploads]).reshape(len(uploads), labels) > 0  # (D, L)
     sums = np.zeros((labels, labels))
-    for rows, devices in _by_rows(held).items():
+    for devices in _alike(held):
         values = read_rows([uploads[device].logits for device in devices])  # (devices, rows, L)
-        label = np.nonzero(held[devices])[1]  # (devices * rows,), device by device, in label order
-        np.add.at(sums, label, values.reshape(len(devices) * rows, labels))
+        addends = np.zeros((1 + len(devices), labels, labels))
+        addends[0] = sums
+        addends[1:][held[devices]] = values.reshape(-1, labels)
+        sums = addends.sum(axis=0)  # along the first axis one after another: the order is that of the devices
     contributors = held.sum(axis=0).astype(np.uint32)  # (L,)
     return contributors, sums / np.maximum(contributors, 1)[:, None]
 
 
-def _by_rows(held: NDArray[np.bool_]) -> dict[int, list[int]]:
-    """(D, L) who holds which label -> number of rows, the devices that sent so many: those are read in one go."""
+def _alike(held: NDArray[np.bool_]) -> list[list[int]]:
+    """(D, L) who holds which label -> devices with rows, in groups that sent as many: each is read in one go."""
     groups: dict[int, list[int]] = {}
     for device, rows in enumerate(held.sum(axis=1).tolist()):
         if rows:
             groups.setdefault(rows, []).append(device)
-    return groups
+    most = max(1, AT_ONCE // held.shape[1] ** 2)
+    return [devices[at : at + most] for devices in groups.values() for at in range(0, len(devices), most)]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.methods import fd
 from broker.methods.fd import average
 from edge.methods.fd import leave_one_out
 from edge.wire.messages import Upload
@@ -70,6 +71,24 @@ def test_broadcast_and_leave_one_out_are_the_mean_over_the_others(seed: int, dev
             taught = [rows[i, label] for i in range(devices) if i != me and holds[i, label]]
             expected = np.mean(taught, axis=0) if taught else np.zeros(labels)
             assert teacher[label] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 2**20])
+def test_devices_are_added_one_after_another_whatever_is_added_at_once(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit: a resumed aggregator, or one on another machine, publishes the same plan."""
+    monkeypatch.setattr(fd, "AT_ONCE", at_once)
+    rng = np.random.default_rng(2)
+    kept = [rng.permutation(5)[: rng.integers(1, 3)] for _ in range(40)]
+    uploads = [
+        upload([int(label in mine) for label in range(5)], rng.dirichlet(np.ones(5), len(mine)), 4) for mine in kept
+    ]
+    expected = np.zeros((5, 5))
+    for one in sorted(uploads, key=lambda one: one.logits.rows != uploads[0].logits.rows):  # those with as many rows
+        expected[one.counts > 0] += one.logits.values()
+    contributors, mean = fd.mean(uploads)
+    assert mean.tobytes() == (expected / contributors[:, None]).tobytes()
 
 
 def test_the_order_of_arrival_does_not_matter() -> None:
