@@ -16,7 +16,6 @@ import json
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -252,7 +251,7 @@ class Aggregator:
             if len(self._refusals) >= NAMES:
                 key = ("*", reason)
             self._refusals.add(key)
-        self._batch.refusals[key] += 1
+        self._batch.refusals[key] = self._batch.refusals.get(key, 0) + 1
 
     # ---- out: actions -> ledger, then network, then operator
 
@@ -361,7 +360,8 @@ class Aggregator:
                 self._ledger.add_uploads(batch.counted, batch.others)
                 for write in batch.writes:
                     write()
-                self._ledger.add_refusals(self._settings.run, batch.refusals)
+                if batch.refusals:
+                    self._ledger.add_refusals(self._settings.run, batch.refusals)
         if letters or batch.out:
             several = len(letters) + len(batch.out) > 1
             with self._link.together() if several else contextlib.nullcontext():
@@ -382,7 +382,8 @@ class _Batch:
     others: list[UploadRow] = field(default_factory=list)
     writes: list[Callable[[], None]] = field(default_factory=list)
     """Into the ledger, after the uploads, in this order."""
-    refusals: Counter[tuple[str, str]] = field(default_factory=Counter)
+    refusals: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(device, reason) -> how often."""
     out: list[tuple[str, bytes, bool]] = field(default_factory=list)
     """Topic, frame, retained."""
     events: list[dict[str, Any]] = field(default_factory=list)

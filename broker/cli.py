@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
     from edge.mqtt import Address
     from edge.wire.messages import Method
     from edge.wire.options import AgentOptions, FldOptions, Options, ShareOptions
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "ORT_DISABLE_TELEMETRY"):
+    # As on the device (`edge.cli`), and before the options' defaults import numpy: neither a round's mean nor a
+    # conversion's batch is large enough for a second BLAS thread, which would only wait.
+    os.environ.setdefault(_name, "1")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -374,7 +381,9 @@ def _address(options: dict[str, Any]) -> Address:
 
 
 def _print_json(event: dict[str, Any]) -> None:
-    click.echo(json.dumps(event))
+    """Written at once; `click.echo` would look for colours and a terminal in every line of every round."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
 
 
 def _print_text(event: dict[str, Any]) -> None:

@@ -99,6 +99,9 @@ CREATE TABLE reports(
 ) STRICT;
 """
 
+_ADD_UPLOAD = "INSERT INTO uploads(run, round, device, fate, bytes, arrived, frame) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_ADD_TO_UPLOAD = f"{_ADD_UPLOAD} ON CONFLICT DO UPDATE SET times = times + 1"
+
 
 class LedgerError(Exception):
     """The file cannot be used; the message says why and what to do."""
@@ -163,7 +166,7 @@ class Ledger:
         """For writing; made where it is missing. Raises `LedgerError`."""
         if not path.parent.is_dir():
             raise LedgerError(f"{path}: there is no folder {path.parent}; make it first")
-        with _explained(path):
+        with _Explained(path):
             db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
             try:
                 _prepare(db, path)
@@ -177,7 +180,7 @@ class Ledger:
         """For reading alone, also while an aggregator writes. Raises `LedgerError`."""
         if not path.is_file():
             raise LedgerError(f"{path}: no such file; `potstill broker run --ledger {path} ...` makes one")
-        with _explained(path):
+        with _Explained(path):
             db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10.0)
             try:
                 _check(db, path)
@@ -198,7 +201,7 @@ class Ledger:
     @contextlib.contextmanager
     def commit(self, *, durable: bool = False) -> Iterator[None]:
         """One transaction; on the disk itself when it returns if `durable`. Raises `LedgerError`."""
-        with _explained(self._path):
+        with _Explained(self._path):
             if durable != self._durable:
                 self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
@@ -252,9 +255,9 @@ class Ledger:
 
     def add_uploads(self, counted: Sequence[UploadRow], others: Sequence[UploadRow]) -> None:
         """A device that would count twice in a round violates the primary key: that is a defect, and it raises."""
-        columns = "INSERT INTO uploads(run, round, device, fate, bytes, arrived, frame) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        self._db.executemany(columns, counted)
-        self._db.executemany(columns + " ON CONFLICT DO UPDATE SET times = times + 1", others)
+        self._db.executemany(_ADD_UPLOAD, counted)
+        if others:
+            self._db.executemany(_ADD_TO_UPLOAD, others)
 
     def add_refusals(self, run: int, times: Mapping[tuple[str, str], int]) -> None:
         """(device, reason) -> how often, added to what is there."""
@@ -371,7 +374,7 @@ class Ledger:
             raise LedgerError(f"{self._path}: run {run} holds a frame that is not one ({problem})") from problem
 
     def _all(self, query: str, *values: object) -> list[Any]:
-        with _explained(self._path):
+        with _Explained(self._path):
             return self._db.execute(query, values).fetchall()
 
 
@@ -414,16 +417,22 @@ def _message(frame: bytes) -> Message:
     return decode(frame, limit=len(frame))
 
 
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+class _Explained:
     """SQLite's errors as `LedgerError`, apart from constraints, which are defects."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.OperationalError as problem:
-        raise LedgerError(f"{path}: {problem}: see that the folder is writable, not full, and used by one run") from (
-            problem
-        )
-    except sqlite3.DatabaseError as problem:
-        raise LedgerError(f"{path}: {problem}: it is no ledger, or damaged; move it away or name another") from problem
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> None:
+        if not isinstance(problem, sqlite3.DatabaseError) or isinstance(problem, sqlite3.IntegrityError):
+            return
+        if isinstance(problem, sqlite3.OperationalError):
+            advice = "see that the folder is writable, not full, and used by one run"
+        else:
+            advice = "it is no ledger, or damaged; move it away or name another"
+        raise LedgerError(f"{self._path}: {problem}: {advice}") from problem

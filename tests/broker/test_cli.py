@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import click.testing
@@ -49,6 +52,21 @@ def path(tmp_path: Path) -> Path:
 
 
 # ---------------------------------------------------------------- runs
+
+
+def test_one_blas_thread_is_settled_before_numpy_is_imported() -> None:
+    """A second one waits, and takes a tenth of a round's instructions for that."""
+    code = """
+import os, sys
+from potstill import main
+main.get_command(None, "broker").get_command(None, "run")
+import numpy
+print(len(os.listdir("/proc/self/task")))
+"""
+    names = {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
+    free = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run([sys.executable, "-c", code], env=free, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.split() == ["1"]
 
 
 def test_runs_are_listed_with_their_state(path: Path) -> None:
