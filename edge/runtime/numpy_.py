@@ -7,9 +7,9 @@ holds little more than the tensors its backward pass needs. Images have a module
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,14 +36,14 @@ def _relu_grad(g: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def _log_softmax(x: FloatArray) -> FloatArray:
-    shifted: FloatArray = x - x.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    shifted: FloatArray = x - np.maximum.reduce(x, axis=-1, keepdims=True)
+    shifted -= np.log(np.add.reduce(np.exp(shifted), axis=-1, keepdims=True))
     return shifted
 
 
 def _softmax(x: FloatArray) -> FloatArray:
-    e: FloatArray = np.exp(x - x.max(axis=-1, keepdims=True))
-    e /= e.sum(axis=-1, keepdims=True)
+    e: FloatArray = np.exp(x - np.maximum.reduce(x, axis=-1, keepdims=True))
+    e /= np.add.reduce(e, axis=-1, keepdims=True)
     return e
 
 
@@ -121,16 +121,18 @@ def _bind_slice(node: Node, shapes: Shapes) -> Kernel:
 def _bind_matmul(node: Node, shapes: Shapes) -> Kernel:
     del shapes
     flip_a, flip_b = bool(node.attributes["transpose_a"]), bool(node.attributes["transpose_b"])
+    if not flip_a and not flip_b:
+        return np.matmul
     return lambda a, b: (a.T if flip_a else a) @ (b.T if flip_b else b)
 
 
 def _bind_gemm(node: Node, shapes: Shapes) -> Kernel:
     product = _bind_matmul(node, shapes)
-    beta = np.float32(node.attributes["beta"])
+    beta = float(node.attributes["beta"])
 
     def kernel(a: FloatArray, b: FloatArray, c: FloatArray) -> FloatArray:
         y: FloatArray = product(a, b)
-        y += c if beta == 1 else beta * c
+        y += c if beta == 1 else np.float32(beta) * c
         return y
 
     return kernel
@@ -168,10 +170,10 @@ _BINDERS: dict[str, Bind] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(NamedTuple):
     kernel: Kernel
-    inputs: tuple[int, ...]
+    take: Callable[[list[Any]], Sequence[Any]]
+    """Its inputs out of the slots."""
     output: int
     dead: tuple[int, ...]
     """Slots nobody reads after this call."""
@@ -194,7 +196,7 @@ class Executable:
         self._calls = [
             _Call(
                 _bind(node, shapes),
-                tuple(slots[name] for name in node.inputs),
+                _taker([slots[name] for name in node.inputs]),
                 slots[node.output],
                 tuple(slots[name] for name in names_dead),
             )
@@ -204,12 +206,19 @@ class Executable:
     def run(self, inputs: Sequence[FloatArray]) -> list[FloatArray]:
         values = self._template.copy()
         values[: self._inputs] = inputs
-        for call in self._calls:
-            values[call.output] = call.kernel(*[values[slot] for slot in call.inputs])
-            for slot in call.dead:
+        for kernel, take, output, dead in self._calls:
+            values[output] = kernel(*take(values))
+            for slot in dead:
                 values[slot] = None
         found = zip(self._outputs, self._copied, strict=True)
         return [values[slot].copy() if copied else values[slot] for slot, copied in found]
+
+
+def _taker(slots: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:
+    """What takes the values of these slots (at least one); in C, for it happens at every op of every step."""
+    if len(slots) == 1:  # of one index an itemgetter returns no sequence
+        return itemgetter(slice(slots[0], slots[0] + 1))
+    return itemgetter(*slots)
 
 
 def _bind(node: Node, shapes: Shapes) -> Kernel:
