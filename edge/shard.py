@@ -61,9 +61,13 @@ class Shard:
 
     def batch(self, indices: IntArray, size: int) -> tuple[FloatArray, IntArray]:
         """Training samples at `indices` (b,), b <= size -> x (size, *input_shape) padded with zeros, y (b,)."""
+        stored, y = self.train_x.take(indices, axis=0), self.train_y.take(indices)
+        scaled: FloatArray = (stored * np.float32(self.scale)).astype(np.float32, copy=False)  # (b, *input_shape)
+        if len(indices) == size:
+            return scaled, y
         x = np.zeros((size, *self.train_x.shape[1:]), np.float32)
-        np.multiply(self.train_x[indices], np.float32(self.scale), out=x[: len(indices)], casting="unsafe")
-        return x, self.train_y[indices]
+        x[: len(indices)] = scaled
+        return x, y
 
     def test_batches(self, size: int) -> Iterator[tuple[FloatArray, IntArray]]:
         """The test set in order, at most `size` samples at a time: x (b, *input_shape), y (b,)."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edge.methods.fd import LabelMeans
 from edge.methods.fld import choose_seeds
 from edge.methods.share import Labelled, draw_inputs, draw_shifts, gather, shift_images
-from edge.methods.targets import targets
+from edge.methods.targets import label_targets, targets
 from edge.runtime.protocol import Runtime
 from edge.shard import Pool, Shard
 from edge.wire.labels import code_votes
@@ -98,15 +98,16 @@ def _local_steps(shard: Shard, manifest: Manifest, task: Task) -> Iterator[Step]
     """B local samples a step."""
     plan, B = task.plan, manifest.batch
     rng = stream(plan.seed, task.device, plan.round, Purpose.BATCHES)
+    rows = _label_targets(manifest, task)  # (L, L)
     for indices in batches(rng, shard.samples, B, plan.steps):
         x, y = shard.batch(indices, B)  # (B, ...), (b,)
-        yield Step(x, _targets(y, manifest, task, B), y)
+        yield Step(x, targets(y, rows, B), y)
 
 
-def _targets(y: IntArray, manifest: Manifest, task: Task, rows: int) -> FloatArray:
-    """(rows, L)."""
+def _label_targets(manifest: Manifest, task: Task) -> FloatArray:
+    """(L, L)."""
     plan = task.plan
-    return targets(y, len(manifest.labels), task.teacher, gamma=plan.gamma, normalise=plan.normalise, batch=rows)
+    return label_targets(len(manifest.labels), task.teacher, gamma=plan.gamma, normalise=plan.normalise)
 
 
 # ---------------------------------------------------------------- share: half local, half shared
@@ -123,11 +124,12 @@ def _share_steps(shard: Shard, manifest: Manifest, task: Task) -> Iterator[Step]
     local = batches(stream(plan.seed, task.device, plan.round, Purpose.BATCHES), shard.samples, h, plan.steps)
     shifts = stream(plan.seed, task.device, plan.round, Purpose.SHIFT)
     shared = _shared_batches(task, labelled, B - h)
+    rows = _label_targets(manifest, task)  # (L, L)
     for indices, chosen in zip(local, shared, strict=True):
         x, y = shard.batch(indices, B)  # (B, ...), (b,), b <= h
         shift_images(x[: len(y)], draw_shifts(shifts, len(y), options.shift, axes))
         target = np.zeros((B, len(manifest.labels)), np.float32)  # (B, L)
-        target[:h] = _targets(y, manifest, task, h)
+        target[:h] = targets(y, rows, h)
         if labelled is None:
             target[:h] *= np.float32(B / h)
         else:

@@ -14,32 +14,33 @@ from numpy.typing import NDArray
 FloatArray: TypeAlias = NDArray[np.float32]
 
 
-def targets(
-    y: NDArray[np.integer],
-    labels: int,
-    teacher: FloatArray | None,
-    *,
-    gamma: float,
-    normalise: bool,
-    batch: int,
-) -> FloatArray:
-    """Targets (B, L) of n <= B samples with labels y (n,): onehot(y) + gamma * teacher[y].
+def label_targets(labels: int, teacher: FloatArray | None, *, gamma: float, normalise: bool) -> FloatArray:
+    """(L, L) the target of a sample of each label: onehot(l) + gamma * teacher[l]. Made once a round.
 
     `teacher` is (L, L), a row of zeros where a label has no teacher; None for no teacher at all (alone, FL, round 0).
     `normalise` divides a target by its sum, 1 + gamma, so that a taught sample weighs as much as one without a
-    teacher. A short batch (n < B) is scaled by B/n and padded with rows of zeros, which add nothing to the loss or the
+    teacher.
+    """
+    rows = np.eye(labels, dtype=np.float32)
+    if teacher is not None:
+        rows += gamma * teacher
+        if normalise:
+            rows /= 1 + np.float32(gamma) * teacher.any(axis=1, keepdims=True)
+    return rows
+
+
+def targets(y: NDArray[np.integer], rows: FloatArray, batch: int) -> FloatArray:
+    """Targets (B, L) of n <= B samples with labels y (n,), which have those of `label_targets` (L, L).
+
+    A short batch (n < B) is scaled by B/n and padded with rows of zeros, which add nothing to the loss or the
     gradient: the step is that of a mean over n samples. Raises ValueError on n > B or n = 0.
     """
     n = len(y)
     if not 1 <= n <= batch:
         raise ValueError(f"{n} samples for a batch of {batch}: give between 1 and {batch}")
-    target = np.zeros((batch, labels), np.float32)  # (B, L)
-    target[np.arange(n), y] = 1.0
-    if teacher is not None:
-        taught = teacher[y]  # (n, L)
-        target[:n] += np.float32(gamma) * taught
-        if normalise:
-            target[:n] /= 1 + np.float32(gamma) * taught.any(axis=1, keepdims=True)
-    if n < batch:
-        target *= np.float32(batch / n)
+    held = rows.take(y, axis=0)  # (n, L)
+    if n == batch:
+        return held
+    target = np.zeros((batch, rows.shape[1]), np.float32)  # (B, L)
+    np.multiply(held, np.float32(batch / n), out=target[:n])
     return target

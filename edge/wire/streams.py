@@ -43,8 +43,11 @@ class Purpose(IntEnum):
 
 
 def stream(seed: int, device: str, round_: int, purpose: Purpose) -> np.random.Generator:
-    """PCG64 from SeedSequence([seed, crc32(device), round, purpose]): the same wherever this round is computed."""
-    words = [seed, zlib.crc32(device.encode()), round_, purpose]
+    """PCG64 from SeedSequence([seed, crc32(device), round, purpose]): the same wherever this round is computed.
+
+    Raises OverflowError where seed or round is no uint32.
+    """
+    words = np.array([seed, zlib.crc32(device.encode()), round_, purpose], np.uint32)  # of ints it makes four arrays
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 

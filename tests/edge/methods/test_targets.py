@@ -5,10 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge.methods.targets import targets
+from edge.methods import targets as method
 
 TEACHER = np.array([[0.5, 0.25, 0.25], [0.0, 0.0, 0.0], [0.125, 0.375, 0.5]], np.float32)  # none for label 1
 Y = np.array([0, 1, 2])
+
+
+def targets(
+    y: np.ndarray, labels: int, teacher: np.ndarray | None, *, gamma: float, normalise: bool, batch: int
+) -> np.ndarray:
+    return method.targets(y, method.label_targets(labels, teacher, gamma=gamma, normalise=normalise), batch)
 
 
 def test_without_a_teacher_the_target_is_the_label() -> None:
