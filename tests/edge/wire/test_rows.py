@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.wire.rows import FLOAT_BITS, LOG_BITS, CodedRows, NotFiniteError, code_counts, code_rows, read_counts
+from edge.wire.rows import (
+    FLOAT_BITS,
+    LOG_BITS,
+    CodedRows,
+    NotFiniteError,
+    code_counts,
+    code_rows,
+    read_both,
+    read_counts,
+)
 
 BITS = FLOAT_BITS + LOG_BITS
 
@@ -72,6 +81,13 @@ def test_any_codes_say_probabilities(seed: int, rows: int, labels: int, bits: in
     assert np.isfinite(read).all()
     assert (read > 0).all()
     assert read.sum(axis=1) == pytest.approx(np.ones(rows), abs=1e-6)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 4), st.integers(0, 4), st.integers(1, 9), st.sampled_from(BITS))
+def test_two_are_read_as_each_alone(seed: int, rows: int, more: int, labels: int, bits: int) -> None:
+    first, second = code_rows(rows_of(seed, rows, labels), bits), code_rows(rows_of(seed + 1, more, labels), bits)
+    both = read_both(first, second)
+    assert [one.tolist() for one in both] == [first.values().tolist(), second.values().tolist()]
 
 
 @pytest.mark.parametrize("bits", BITS)
