@@ -156,7 +156,13 @@ def write(items: list[Item]) -> bytes:
     """One flat array. The inverse of `read`. ValueError on a number that no frame can hold."""
     if len(items) > MAX_ITEMS:
         raise ValueError(f"a frame has at most {MAX_ITEMS} items")
-    return _write_head(_ARRAY, len(items)) + b"".join([_write_item(item) for item in items])
+    frame = bytearray([(_ARRAY << 5) + len(items)])
+    for item in items:
+        if type(item) is int and 0 <= item < _SMALL:  # as in `_read`
+            frame.append(item)
+        else:
+            frame += _write_item(item)
+    return bytes(frame)
 
 
 def _write_item(item: Item) -> bytes:

@@ -64,17 +64,17 @@ class Method(IntEnum):
     @property
     def averages_logits(self) -> bool:
         """Whether plans carry the mean logits a label, from which a device takes its own out."""
-        return self in {Method.FD, Method.SHARE}
+        return self in _AVERAGING
 
     @property
     def sends_parameters(self) -> bool:
         """Whether each round but the first opens with `Parameters` that a device adopts."""
-        return self in {Method.FL, Method.FRL, *SEEDED}
+        return self in _OPENED_BY_PARAMETERS
 
     @property
     def sends_memory(self) -> bool:
         """Whether each round but the first opens with a `FleetMemory` or `FleetPairs` that an agent distils."""
-        return self in {Method.FRD, Method.MIXFRD, Method.PD}
+        return self in _OPENED_BY_MEMORY
 
 
 SEEDED = frozenset({Method.FLD, Method.MIXFLD, Method.MIX2FLD})
@@ -82,6 +82,10 @@ SEEDED = frozenset({Method.FLD, Method.MIXFLD, Method.MIX2FLD})
 
 AGENTS = frozenset({Method.FRD, Method.MIXFRD, Method.PD, Method.FRL})
 """Methods of reinforcement learning: a plan's program and schema are the task's (`edge.wire.tasks`)."""
+
+_AVERAGING = frozenset({Method.FD, Method.SHARE})
+_OPENED_BY_PARAMETERS = frozenset({Method.FL, Method.FRL, *SEEDED})
+_OPENED_BY_MEMORY = frozenset({Method.FRD, Method.MIXFRD, Method.PD})
 
 OPTIONS: dict[Method, type[FldOptions | ShareOptions | AgentOptions]] = {
     **dict.fromkeys(sorted(AGENTS), AgentOptions),
@@ -170,7 +174,7 @@ class Plan(Value):
         require(0 < self.deadline_s <= 7 * 86400, "0 < deadline_s <= one week")
         require(self.qos in {0, 1}, "qos is 0 or 1")
         require(len(self.program) == DIGEST_BYTES, "a digest is 4 bytes")
-        require(min(self.cohort, default=0) >= 0 and max(self.cohort, default=0) < 65536, "seats are uint16")
+        require(not self.cohort or (min(self.cohort) >= 0 and max(self.cohort) < 65536), "seats are uint16")
         vector("contributors", self.contributors, _UINT32)
         require(max(self.contributors.tolist(), default=0) < 65536, "at most 65535 contributors a label")
         self._check_logits()
@@ -183,7 +187,8 @@ class Plan(Value):
         """The options of this plan's method; None where it has none. Raises ValueError."""
         kind = OPTIONS.get(self.method)
         if kind is None:
-            require(not self.options, f"{self.method.name.lower()} has no options")
+            if self.options:
+                raise ValueError(f"{self.method.name.lower()} has no options")
             return None
         return kind.from_plan(self.options)
 
