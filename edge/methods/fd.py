@@ -34,7 +34,7 @@ class LabelMeans:
     def add(self, y: NDArray[np.integer], logits: FloatArray) -> None:
         """One step's samples: labels y (B,), logits (B, L) before the step."""
         held = self._one_hot.take(y, axis=0)  # (B, L)
-        self._sums += held.T @ logits  # (L, B) @ (B, L)
+        self._sums += held.T.dot(logits)  # (L, B) (B, L)
         self._counts += np.bincount(y, minlength=len(self._counts))
 
     @property
