@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -37,8 +36,7 @@ class DivergedError(RuntimeError):
     """The loss is no longer a number: a lower learning rate is needed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Result(NamedTuple):
     upload: AnyUpload
     loss: float
     """Mean over the K steps."""
@@ -55,8 +53,7 @@ class Step(NamedTuple):
     """(b,) labels of the local samples, which stand in the first rows."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(NamedTuple):
     """What a plan asks of this device, and what it goes by."""
 
     plan: Plan

@@ -90,6 +90,6 @@ def leave_one_out(
     if in_cohort:
         total -= own
     np.maximum(total, 0, out=total)
-    size = total.sum(axis=1, keepdims=True)  # (L, 1)
-    others: FloatArray = (total / np.maximum(size, _TINY)).astype(np.float32)
+    size = np.maximum(total.sum(axis=1), _TINY)  # (L,)
+    others: FloatArray = (total / size[:, None]).astype(np.float32)
     return others
