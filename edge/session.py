@@ -36,7 +36,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.methods.fd import leave_one_out
+from edge.methods.fd import teacher
 from edge.wire.codec import FrameError, decode, encode
 from edge.wire.messages import (
     AnyUpload,
@@ -50,11 +50,9 @@ from edge.wire.messages import (
     Plan,
     Seat,
     SeedUpload,
-    UintArray,
     Upload,
 )
 from edge.wire.options import FldOptions, ShareOptions
-from edge.wire.rows import CodedRows
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
@@ -424,7 +422,8 @@ def _begin(session: Session) -> Outcome:
     shared = _shared(session, plan)
     seeds = isinstance(plan.read_options(), FldOptions) and not session.seeded
     memory = None if isinstance(opening, Parameters) else opening
-    actions.append(Train(plan, _teacher(session.counted, plan), seeds, shared, memory))
+    towards = teacher(plan, session.counted) if plan.method.averages_logits else None
+    actions.append(Train(plan, towards, seeds, shared, memory))
     return session._replace(phase=Phase.TRAINING, counted=None, shared=shared), actions
 
 
@@ -447,30 +446,6 @@ def _ready(session: Session, plan: Plan) -> bool:
 def _opens(plan: Plan) -> bool:
     """Whether the round opens with more than its plan; round 0 starts from the program's own initial parameters."""
     return plan.round > 0 and (plan.method.sends_parameters or plan.method.sends_memory)
-
-
-def _teacher(counted: Upload | None, plan: Plan) -> FloatArray | None:
-    """(L, L) the mean over the others, a row of zeros where nobody else sent the label; None without distillation."""
-    if not plan.method.averages_logits:
-        return None
-    L = len(plan.contributors)
-    nothing = np.zeros(L, np.uint32)
-    own, counts = (None, nothing) if counted is None else (counted.logits, counted.counts)
-    return leave_one_out(
-        _by_label(plan.logits, plan.contributors),
-        plan.contributors,
-        _by_label(own, counts),
-        counts,
-        counted is not None,
-    )
-
-
-def _by_label(coded: CodedRows | None, holders: UintArray) -> FloatArray:
-    """Rows (R, L) of the labels with holders > 0 -> (L, L), zeros elsewhere."""
-    rows = np.zeros((len(holders), len(holders)), np.float32)  # (L, L)
-    if coded is not None:
-        rows[holders > 0] = coded.values()
-    return rows
 
 
 # ---------------------------------------------------------------- what else is heard
