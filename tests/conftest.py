@@ -54,8 +54,10 @@ def _mosquitto() -> str | None:
 
 def _missing_tools(item: pytest.Item) -> str | None:
     """Why a test marked tools("podman", ...) cannot run here, or None."""
-    marks = item.iter_markers("tools")
-    missing = [name for mark in marks for name in mark.args if shutil.which(name) is None]
+    tools = [name for mark in item.iter_markers("tools") for name in mark.args]
+    if "mmdebstrap" in tools and os.geteuid() != 0:
+        tools.append("newuidmap")  # of Debian's uidmap: without root it makes an image under subordinate ids
+    missing = [name for name in tools if shutil.which(name) is None]
     return f"no {', '.join(missing)} on this machine (docs/emulate-arm.md has the Debian packages)" if missing else None
 
 
